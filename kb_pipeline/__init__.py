@@ -1,0 +1,1 @@
+"""Turn a backtesting platform's runs and tunes into knowledge about market regimes."""

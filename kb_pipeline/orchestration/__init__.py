@@ -1,0 +1,1 @@
+"""The Dagster surface, thin over `backfills`; one file per Dagster concept."""

@@ -1,0 +1,1 @@
+"""Every query and statement of the project, one .sql file per table."""

@@ -1,0 +1,1 @@
+"""Every touch of the outside world: Postgres, the embedded server, price files."""
