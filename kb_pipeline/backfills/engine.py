@@ -1,0 +1,321 @@
+"""How every backfill runs: read a page, decide, write in batches, account for every row.
+
+What to read, how to decide and what to write is given by a `Work`; one is in each sibling module.
+Here are the promises they share: one writer, a limit that is a budget, cursor and values in one
+transaction, guarded writes, and counts that add up.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+import psycopg
+
+from kb_pipeline.backfills.report import Tally
+from kb_pipeline.rules import (
+    BATCH_SIZE_ROWS,
+    MAX_TRANSACTION_ATTEMPTS,
+    READ_PAGE_ROWS,
+    BackfillKind,
+)
+from kb_pipeline.sql import statement
+from kb_pipeline.storage.backfill_runs import (
+    FIRST_POSITION,
+    LAST_POSITION,
+    Ledger,
+    LedgerCounts,
+    Position,
+    last_position,
+)
+from kb_pipeline.storage.locks import Connection, writer_lock
+
+_RETRIED: Final = (
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.LockNotAvailable,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Rows after one position, up to and with another."""
+
+    after: Position = FIRST_POSITION
+    until: Position = LAST_POSITION
+
+    def parameters(self) -> dict[str, str]:
+        """Return the bounds under the names the page statements use."""
+        return {
+            "after_created_at": self.after.created_at,
+            "after_id": self.after.id,
+            "until_created_at": self.until.created_at,
+            "until_id": self.until.id,
+        }
+
+
+@dataclass(slots=True)
+class Page:
+    """Rows read at once, column by column; `payload` is what the decision leaves for the write."""
+
+    span: Span
+    ids: Sequence[str]
+    created_at: Sequence[str]
+    versions: Sequence[str]
+    columns: tuple[Sequence[Any], ...]
+    payload: Any = None
+
+    @classmethod
+    def of(cls, span: Span, rows: Sequence[tuple[Any, ...]]) -> "Page":
+        """Turn fetched rows (id, created_at, version, ...) into a page."""
+        ids, created_at, versions, *columns = zip(*rows, strict=True) if rows else ((), (), ())
+        return cls(span, ids, created_at, versions, tuple(columns))
+
+    def position(self, row: int) -> Position:
+        """Return the place of one row in scan order."""
+        return Position(self.created_at[row], self.ids[row])
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """One outcome a row: None to write it, else the reason to leave it.
+
+    Notices are extra counts; `describe(row)` says more about a row in the listing of reasons.
+    """
+
+    outcomes: Sequence[str | None]
+    notices: Mapping[str, int] = field(default_factory=dict)
+    payload: Any = None
+    describe: Callable[[int], str] = lambda _row: ""
+
+
+class Work(Protocol):
+    """What distinguishes one backfill from another."""
+
+    @property
+    def kind(self) -> BackfillKind:
+        """Which backfill this is."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What makes two calls 'the same settings': JSON values, without limit and batch size."""
+
+    def read(self, connection: Connection, span: Span, rows: int) -> Page:
+        """Return the next rows of a span that wait for this backfill."""
+
+    def decide(self, page: Page) -> Decisions:
+        """Return what to do with each row. Pure: reads nothing but the page."""
+
+    def write(self, connection: Connection, page: Page, rows: Sequence[int]) -> set[str]:
+        """Write the given rows of a page, guarded; return the ids that were changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How a caller looks on: `progress(scanned)` after each batch; `stop()` names a signal to end on."""
+
+    progress: Callable[[int], None] = lambda _scanned: None
+    stop: Callable[[], str | None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much to do: `limit` rows scanned (None: all), `batch_size` rows a transaction."""
+
+    limit: int | None = None
+    batch_size: int = BATCH_SIZE_ROWS
+    from_start: bool = False
+
+
+def run_backfill(
+    connection: Connection, workspace_id: UUID, work: Work, pace: Pace, *, dry_run: bool, watch: Watch
+) -> Tally:
+    """Run one backfill and return its counts.
+
+    Raises:
+        AlreadyRunningError: Another process writes this workspace and kind (never in a dry run).
+        ConservationError: The counts do not add up to the rows scanned.
+    """
+    if dry_run:
+        return _dry_run(connection, workspace_id, work, pace, watch)
+    with writer_lock(connection, work.kind, workspace_id):
+        start = _start(connection, workspace_id, work, pace)
+        ledger = Ledger.open(connection, work.kind, workspace_id, work.settings, start)
+        writer = _Writer(connection, work, ledger, pace.batch_size, watch)
+        try:
+            for page in _pages(connection, work, start, pace.limit):
+                writer.take(page)
+                if writer.tally.interrupted:
+                    break
+            writer.finish()
+        except BaseException as error:
+            _close_failed(connection, ledger, error)
+            raise
+    writer.tally.check_conservation()
+    return writer.tally
+
+
+def _start(connection: Connection, workspace_id: UUID, work: Work, pace: Pace) -> Position | None:
+    if pace.from_start:
+        return None
+    return last_position(connection, work.kind, workspace_id, work.settings)
+
+
+def _pages(connection: Connection, work: Work, start: Position | None, limit: int | None) -> Iterator[Page]:
+    """Yield pages from the start to the end, then from the beginning up to the start."""
+    spans = [Span(after=start), Span(until=start)] if start else [Span()]
+    budget = limit if limit is not None else float("inf")
+    for span in spans:
+        after: Position | None = span.after
+        while after is not None and budget > 0:
+            rest = replace(span, after=after)
+            wanted = int(min(READ_PAGE_ROWS, budget))
+            page = work.read(connection, rest, wanted)
+            rows = len(page.ids)
+            budget -= rows
+            after = page.position(rows - 1) if rows == wanted else None
+            if rows:
+                yield page
+
+
+def _dry_run(connection: Connection, workspace_id: UUID, work: Work, pace: Pace, watch: Watch) -> Tally:
+    """Scan the rows a real run would and count the same things; Postgres refuses any write."""
+    tally = Tally()
+    connection.execute(statement("session.read_only_on"))
+    try:
+        start = _start(connection, workspace_id, work, pace)
+        for page in _pages(connection, work, start, pace.limit):
+            decisions = work.decide(page)
+            tally = tally.plus_page(page.ids, decisions.outcomes, decisions.describe)
+            tally.notices.update(decisions.notices)
+            tally.updated += sum(outcome is None for outcome in decisions.outcomes)
+            watch.progress(tally.scanned)
+            tally.interrupted = watch.stop()
+            if tally.interrupted:
+                break
+    finally:
+        if not connection.closed:
+            connection.execute(statement("session.read_only_off"))
+    tally.check_conservation()
+    return tally
+
+
+class _Writer:
+    """Writes the eligible rows of pages in batches and keeps the ledger with them."""
+
+    def __init__(
+        self, connection: Connection, work: Work, ledger: Ledger, batch_size: int, watch: Watch
+    ) -> None:
+        self._connection = connection
+        self._work = work
+        self._ledger = ledger
+        self._batch_size = batch_size
+        self._watch = watch
+        self._position: Position | None = None
+        self.tally = Tally()
+
+    def take(self, page: Page) -> None:
+        """Decide a page and write it, batch by batch; a stop request is heard between two batches."""
+        decisions = self._work.decide(page)
+        page.payload = decisions.payload
+        self.tally.notices.update(decisions.notices)
+        for begin, end in _segments(decisions.outcomes, self._batch_size):
+            self.tally.interrupted = self._watch.stop()
+            if self.tally.interrupted:
+                return
+            self._take_segment(page, decisions, begin, end)
+            self._watch.progress(self.tally.scanned)
+
+    def _take_segment(self, page: Page, decisions: Decisions, begin: int, end: int) -> None:
+        outcomes = decisions.outcomes
+        tally = self.tally.plus_page(
+            page.ids[begin:end], outcomes[begin:end], lambda row: decisions.describe(begin + row)
+        )
+        self._position = page.position(end - 1)
+        rows = [row for row in range(begin, end) if outcomes[row] is None]
+        missing = self._write(page, rows, tally)
+        for _ in range(MAX_TRANSACTION_ATTEMPTS - 1):
+            if not missing:
+                return
+            missing = self._sweep(page, missing)
+
+    def _write(self, page: Page, rows: Sequence[int], tally: Tally) -> set[str]:
+        """Write rows, counts and cursor in one transaction; return the ids that did not change.
+
+        Rows not (yet) accounted for stand in the counts as conflicts. After a deadlock or a lock
+        timeout nothing of the batch is committed and all of it is to be read again.
+        """
+        expected = {page.ids[row] for row in rows}
+        changed: set[str] = set()
+        try:
+            with self._connection.transaction():
+                self._connection.execute(statement("session.commit_without_waiting"))
+                if rows:
+                    in_id_order = sorted(rows, key=page.ids.__getitem__)
+                    changed = self._work.write(self._connection, page, in_id_order)
+                self._ledger.advance(self._position, _counts(tally, len(changed), len(expected - changed)))
+        except _RETRIED:
+            changed = set()
+            time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - jitter, not a secret
+        tally.updated += len(changed)
+        tally.conflicts += len(expected - changed)
+        self.tally = tally
+        return expected - changed
+
+    def _sweep(self, page: Page, missing: set[str]) -> set[str]:
+        """Read rows that did not change again: decide and write those that still wait."""
+        fresh = self._reread(page, missing)
+        decisions = self._work.decide(fresh)
+        fresh.payload = decisions.payload
+        tally = self.tally.without_conflicts(len(missing))
+        tally.changed_meanwhile += len(missing) - len(fresh.ids)
+        tally = tally.plus_outcomes(fresh.ids, decisions.outcomes, decisions.describe)
+        rows = [row for row, outcome in enumerate(decisions.outcomes) if outcome is None]
+        return self._write(fresh, rows, tally)
+
+    def _reread(self, page: Page, wanted: set[str]) -> Page:
+        span = Span(page.span.after, page.position(len(page.ids) - 1))
+        again = self._work.read(self._connection, span, len(page.ids))
+        keep = [row for row, row_id in enumerate(again.ids) if row_id in wanted]
+        columns = (again.ids, again.created_at, again.versions, *again.columns)
+        return Page.of(span, [tuple(column[row] for column in columns) for row in keep])
+
+    def finish(self) -> None:
+        """Close the ledger row; this commit waits for the disk, and with it for all before it."""
+        status = "interrupted" if self.tally.interrupted else "completed"
+        with self._connection.transaction():
+            if self._position:
+                self._ledger.advance(self._position, _counts(self.tally))
+            self._ledger.close(status)
+
+
+def _segments(outcomes: Sequence[str | None], batch_size: int) -> Iterator[tuple[int, int]]:
+    """Cut a page into runs of rows that hold at most one batch of writes each."""
+    writes = [row for row, outcome in enumerate(outcomes) if outcome is None]
+    bounds = [0, *writes[batch_size::batch_size], len(outcomes)]
+    yield from pairwise(bounds)
+
+
+def _counts(tally: Tally, changed: int = 0, missing: int = 0) -> LedgerCounts:
+    by_reason = Counter(tally.skipped)
+    by_reason["changed_meanwhile"] = tally.changed_meanwhile
+    return LedgerCounts(
+        scanned=tally.scanned,
+        updated=tally.updated + changed,
+        skipped=sum(by_reason.values()),
+        conflicts=tally.conflicts + missing,
+        by_reason={reason: count for reason, count in by_reason.items() if count},
+    )
+
+
+def _close_failed(connection: Connection, ledger: Ledger, error: BaseException) -> None:
+    """Leave the error in the ledger, if the connection still carries one more statement."""
+    try:
+        with connection.transaction():
+            ledger.close("failed", f"{type(error).__name__}: {error}"[:2_000])
+    except psycopg.Error:
+        return  # the next run closes the row; the first error is the one to show

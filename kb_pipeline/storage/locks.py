@@ -1,0 +1,53 @@
+"""The rule that one workspace and kind has one writer.
+
+A session advisory lock in Postgres: it covers every way in (CLI, Dagster, Python) and dies with its
+connection. It needs a direct connection or a session pooler; a transaction pooler cannot hold it.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import psycopg
+
+from kb_pipeline.errors import AlreadyRunningError
+from kb_pipeline.rules import BackfillKind
+from kb_pipeline.sql import statement
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+
+def lock_key(kind: BackfillKind, workspace_id: UUID) -> int:
+    """Return the 64-bit lock number of a workspace and kind, signed as Postgres wants it."""
+    digest = hashlib.sha256(f"kb_pipeline:{kind}:{workspace_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+@contextmanager
+def writer_lock(connection: Connection, kind: BackfillKind, workspace_id: UUID) -> Iterator[None]:
+    """Hold the writer's lock of a workspace and kind while the block runs.
+
+    Raises:
+        AlreadyRunningError: Another session holds it; the message says which. Answers at once.
+    """
+    key = lock_key(kind, workspace_id)
+    taken = connection.execute(statement("session.try_lock"), {"key": key}).fetchone()
+    if taken != (True,):
+        raise AlreadyRunningError(
+            f"A {kind} backfill of workspace {workspace_id} is already running: {_holder(connection, key)}. "
+            "Wait for it to end, or stop that process."
+        )
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute(statement("session.unlock"), {"key": key})
+
+
+def _holder(connection: Connection, key: int) -> str:
+    row = connection.execute(statement("session.lock_holder"), {"key": key}).fetchone()
+    if row is None:
+        return "its holder has just ended"
+    pid, application, since = row
+    return f"{application or 'an unnamed program'} (server process {pid}, connected since {since})"
