@@ -5,6 +5,7 @@ the standard library is imported here, so that anything may depend on it. How a 
 the work of `domain`; what is done about it is the work of `backfills`.
 """
 
+import sys
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -225,6 +226,11 @@ class SkipReason(StrEnum):
 BACKFILL_ACTOR: Final = "backfill"
 """Who stands in kb_status_changed_by and in the audit rows of a backfill."""
 
+# --- Tunes --------------------------------------------------------------------------------------
+
+MAX_TRIALS_PER_TUNE: Final = 200
+"""The platform stores no tune with more trials."""
+
 # --- Backfills ---------------------------------------------------------------------------------
 
 
@@ -265,6 +271,18 @@ IDLE_IN_TRANSACTION_TIMEOUT_MS: Final = 10_000
 CLIENT_CONNECTION_CHECK_MS: Final = 2_000
 """How soon the server notices that a client is gone, so that no orphan statement commits later."""
 
+CONNECT_TIMEOUT_S: Final = 10
+"""How long a connection may take before the database counts as out of reach."""
+
+MIGRATION_LOCK_WAIT_S: Final = 60
+"""How long a migration waits for another process's migration, or for a table someone is using."""
+
+EMBEDDED_START_TIMEOUT_S: Final = 60
+"""How long the embedded server may take to recover from a crash and answer."""
+
+MAX_SOCKET_PATH_BYTES: Final = 107 if sys.platform == "linux" else 103
+"""The kernel's room for a Unix socket's path, without the closing NUL."""
+
 
 class ExitCode:
     """What a process says when it ends."""
@@ -288,6 +306,21 @@ MAX_OHLCV_UNPACKED_BYTES: Final = 256 << 20
 """Unpacked size that a compressed file may reach; a gzip bomb stops here."""
 
 MAX_OHLCV_LINE_BYTES: Final = 64 << 10
+
+MAX_OHLCV_COLUMNS: Final = 64
+"""A price file with more columns is a table of something else."""
+
+MIN_BAR_YEAR: Final = 1900
+MAX_BAR_YEAR: Final = 2200
+"""A bar outside these years is a typing error; both ends are accepted."""
+
+MIN_DAILY_STEP_SECONDS: Final = 18 * 3_600
+"""Daily bars stand further apart than this. A half day that is stamped at its close comes 20 hours
+after the day before it where the clocks change too."""
+
+EXCHANGE_FIRST_DATE: Final = "1960-01-01"
+EXCHANGE_LAST_DATE: Final = "2060-12-31"
+"""Years an exchange's calendar is built for, where its rules reach that far: 0.2 s for New York."""
 
 TIMEFRAMES_SECONDS: Final = {
     "1m": 60,

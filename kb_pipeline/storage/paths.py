@@ -1,0 +1,44 @@
+"""Where things lie on disk: the source tree, .kb, the migrations and the price files.
+
+Only paths are worked out here, nothing is created or read. What lies in them is the business of
+the module that reads it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+
+def project_root() -> Path:
+    """Return the directory that holds the package: the checkout, or site-packages once installed."""
+    return Path(__file__).resolve().parents[2]
+
+
+def kb_home(home: Path | None = None) -> Path:
+    """Return the absolute directory of the project's own state; it may not exist yet.
+
+    Args:
+        home: Wins when given; else the environment's KB_HOME, else `.kb` in the working directory.
+    """
+    chosen = home or Path(os.environ.get("KB_HOME", "").strip() or ".kb")
+    # Not resolved: a short symlink is the way around a path too long for a socket.
+    return chosen.expanduser().absolute()
+
+
+def postgres_directory(home: Path | None = None) -> Path:
+    """Return the data directory of the embedded server; it may not exist yet."""
+    return kb_home(home) / "postgres"
+
+
+def migrations_directory() -> Path:
+    """Return the directory of the .sql migrations: the checkout's, else the installed wheel's."""
+    in_checkout = project_root() / "migrations"
+    if in_checkout.is_dir():
+        return in_checkout
+    return Path(sys.prefix) / "share" / "kb_pipeline" / "migrations"
+
+
+def data_directory() -> Path:
+    """Return the directory of the price files: the checkout's `data`, else the working directory's."""
+    in_checkout = project_root() / "data"
+    return in_checkout if in_checkout.is_dir() else Path.cwd() / "data"

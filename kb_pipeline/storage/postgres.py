@@ -1,0 +1,254 @@
+"""Read database URLs and open connections.
+
+Which database is meant, what a session's limits are and how a failed connection is reported. The
+embedded server is embedded.py's, the tables are migrations.py's, and the queries are those of the
+module named after their table.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from kb_pipeline import rules
+from kb_pipeline.errors import DatabaseError, DatabaseUrlError
+from kb_pipeline.sql import statement
+from kb_pipeline.storage import embedded
+
+Connection = psycopg.Connection[TupleRow]
+"""A session in autocommit mode: what must hold together stands in `with connection.transaction()`."""
+
+_URL = re.compile(
+    r"""(?:postgresql|postgres)://
+    (?:(?P<user>[^:/?\#@]*)(?::(?P<password>[^/?\#@]*))?@)?
+    (?P<host>\[[0-9A-Fa-f:.]+\]|[^:/?\#@\[\],]*)(?::(?P<port>[0-9]{1,5}))?
+    /(?P<database>[^:/?\#@]+)
+    (?:\?(?P<parameters>[^?\#@]*))?""",
+    re.VERBOSE,
+)
+_DRIVER_SUFFIX = re.compile(r"(postgresql|postgres)\+[A-Za-z0-9_]+://")
+_SHAPE = (
+    "It must read postgresql://user:password@host:5432/database, with every special character of the "
+    "user, the password and the database percent-encoded."
+)
+_ADDRESS_PARAMETERS: Final = ("user", "password", "host", "port")
+_PARAMETERS: Final = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} - {"dbname"}
+
+
+@dataclass(frozen=True)
+class DatabaseUrl:
+    """A database URL taken apart. Its text forms never show the password.
+
+    `parameters` are libpq's own, such as sslmode; `host` may be a socket's directory.
+    """
+
+    host: str | None
+    port: int | None
+    user: str | None
+    password: str | None = field(repr=False)
+    database: str
+    parameters: Mapping[str, str] = field(repr=False)
+
+    @property
+    def place(self) -> str:
+        """Host and database, for messages."""
+        port = f":{self.port}" if self.port and not (self.host or "/").startswith("/") else ""
+        return f"database '{self.database}' at {self.host or 'the local socket'}{port}"
+
+    def keywords(self) -> dict[str, Any]:
+        """Return what `psycopg.connect` takes."""
+        address = {"host": self.host, "port": self.port, "user": self.user, "password": self.password}
+        given = {name: value for name, value in address.items() if value is not None}
+        return {**self.parameters, **given, "dbname": self.database}
+
+    def text(self, *, password: bool = True) -> str:
+        """Return the URL again, with the password or with *** in its place."""
+        secret = "" if self.password is None else ":" + (quote(self.password, safe="") if password else "***")
+        user = f"{quote(self.user or '', safe='')}{secret}@" if self.user or secret else ""
+        is_socket = (self.host or "").startswith("/")
+        host = "" if is_socket or not self.host else f"[{self.host}]" if ":" in self.host else self.host
+        port = f":{self.port}" if self.port and not is_socket else ""
+        socket = {"host": self.host, "port": self.port} if is_socket else {}
+        query = urlencode(
+            {k: v for k, v in {**self.parameters, **socket}.items() if v}, quote_via=quote, safe="/"
+        )
+        database = quote(self.database, safe="")
+        return f"postgresql://{user}{host}{port}/{database}{'?' if query else ''}{query}"
+
+
+def parse_database_url(url: str) -> DatabaseUrl:
+    """Take a database URL apart.
+
+    psycopg's own reader puts the password of some malformed URLs into its message, so a URL that
+    this function does not understand never reaches it.
+
+    Raises:
+        DatabaseUrlError: Another scheme, a driver suffix, or a shape that could be read two ways.
+            The message holds no part of the URL.
+    """
+    if _DRIVER_SUFFIX.match(url):
+        raise DatabaseUrlError("The database URL names a driver after '+'. Write postgresql:// without it.")
+    found = _URL.fullmatch(url)
+    if found is None or not url.isprintable() or " " in url:
+        raise DatabaseUrlError(f"The database URL cannot be read. {_SHAPE}")
+    part = {
+        name: None if text is None else _decoded(text) for name, text in found.groupdict("").items() if text
+    }
+    parameters = _parameters(found["parameters"] or "")
+    address = {name: part.get(name) for name in _ADDRESS_PARAMETERS}
+    for name in parameters.keys() & set(_ADDRESS_PARAMETERS):
+        if address[name] is not None:
+            raise DatabaseUrlError(f"The database URL gives the {name} twice, before and after the '?'.")
+        address[name] = parameters.pop(name)
+    return DatabaseUrl(
+        host=(address["host"] or "").strip("[]") or None,
+        port=_port(address["port"]),
+        user=address["user"],
+        password=address["password"],
+        database=_decoded(found["database"]),
+        parameters=parameters,
+    )
+
+
+def redact(url: str) -> str:
+    """Return a URL fit for a log: *** for the password, nothing at all of one that cannot be read."""
+    try:
+        return parse_database_url(url).text(password=False)
+    except DatabaseUrlError:
+        return "(a database URL that cannot be read)"
+
+
+def database_url(explicit: str | None = None) -> str:
+    """Return the URL of the database to use.
+
+    Args:
+        explicit: Wins when given; else the environment's KB_DATABASE_URL, else the embedded
+            server's, which is started when it is not running.
+
+    Raises:
+        DatabaseUrlError: The URL given cannot be used.
+        UnsafePathError: The embedded server's directory cannot be used.
+        DatabaseError: The embedded server did not start.
+    """
+    url = (explicit or os.environ.get("KB_DATABASE_URL") or "").strip()
+    if not url:
+        return embedded.start()
+    parse_database_url(url)
+    return url
+
+
+def connect(
+    url: str | None = None, *, application_name: str = "kb-pipeline", timeouts: bool = True
+) -> Connection:
+    """Open a session in UTC and in autocommit mode.
+
+    Args:
+        url: As for `database_url`.
+        application_name: How the session shows in pg_stat_activity.
+        timeouts: Whether the session's waits are bounded; False for work that takes as long as it takes.
+
+    Raises:
+        DatabaseUrlError: The URL cannot be used.
+        DatabaseError: No session could be opened; the message names host and database only.
+    """
+    target = parse_database_url(database_url(url))
+    settings = {"connect_timeout": rules.CONNECT_TIMEOUT_S, **target.keywords()}
+    settings |= {"application_name": application_name, "client_encoding": "utf8"}
+    try:
+        # Prepared statements would break under a transaction pooler, and their generic plans
+        # cannot use a partial index or drop a filter that was not given.
+        connection = psycopg.connect(**settings, autocommit=True, prepare_threshold=None)
+    except psycopg.Error as error:
+        # Without the cause: its traceback would show the arguments, and so the password.
+        raise DatabaseError(_cannot_connect(target, error)) from None
+    try:
+        _configure(connection, timeouts=timeouts)
+    except psycopg.Error as error:
+        connection.close()
+        raise DatabaseError(_cannot_connect(target, error)) from None
+    return connection
+
+
+def ensure_database(url: str, name: str) -> str:
+    """Return the URL of the database of this name on the same server, made first if it is missing.
+
+    Raises:
+        DatabaseError: It is missing and may not be made.
+    """
+    target = replace(parse_database_url(url), database=name)
+    with connect(url, timeouts=False) as connection:
+        row = connection.execute(statement("session.database_exists"), {"name": name}).fetchone()
+        if row == (False,):
+            try:
+                connection.execute(
+                    sql.SQL(statement("session.create_database")).format(name=sql.Identifier(name))
+                )
+            except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+                pass  # another process made it between the two statements
+            except psycopg.Error as error:
+                raise DatabaseError(f"{target.place} could not be made: {error}") from error
+    return target.text()
+
+
+def _configure(connection: Connection, *, timeouts: bool) -> None:
+    settings = {
+        "TimeZone": "UTC",
+        "client_connection_check_interval": f"{rules.CLIENT_CONNECTION_CHECK_MS}ms",
+    }
+    if timeouts:
+        settings |= {
+            "lock_timeout": f"{rules.LOCK_TIMEOUT_MS}ms",
+            "statement_timeout": f"{rules.STATEMENT_TIMEOUT_MS}ms",
+            "idle_in_transaction_session_timeout": f"{rules.IDLE_IN_TRANSACTION_TIMEOUT_MS}ms",
+        }
+    connection.execute(
+        statement("session.configure"), {"names": list(settings), "values": list(settings.values())}
+    )
+
+
+def _cannot_connect(target: DatabaseUrl, error: psycopg.Error) -> str:
+    reason = str(error).strip()
+    if target.password:
+        reason = reason.replace(target.password, "***")
+    return f"Cannot connect to {target.place}: {reason}"
+
+
+def _decoded(text: str) -> str:
+    try:
+        if re.search(r"%(?![0-9A-Fa-f]{2})", text):
+            raise ValueError
+        decoded = unquote(text, errors="strict")
+        if "\0" in decoded:
+            raise ValueError
+    except ValueError:
+        raise DatabaseUrlError(f"The database URL holds a '%' that encodes nothing. {_SHAPE}") from None
+    return decoded
+
+
+def _port(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
+        raise DatabaseUrlError("The database URL's port is not a number from 1 to 65535.")
+    return int(text)
+
+
+def _parameters(query: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise DatabaseUrlError(
+            f"What follows the '?' of the database URL is not name=value. {_SHAPE}"
+        ) from None
+    parameters = {
+        _decoded(name): _decoded(value) for name, value in (p.split("=", 1) for p in query.split("&") if p)
+    }
+    if len(parameters) != len(pairs) or not parameters.keys() <= _PARAMETERS:
+        raise DatabaseUrlError("A parameter after the '?' of the database URL is unknown or given twice.")
+    return parameters

@@ -1,0 +1,112 @@
+"""A real Postgres for the tests: one server a session, one migrated database a test.
+
+The server is the embedded one, in a directory of its own under /tmp. Every test runs with KB_HOME
+pointing there and without a KB_DATABASE_URL, so none can reach the database of who runs it. Rows
+are made in builders.py, except the workspace that almost every test needs.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from psycopg import sql
+
+from kb_pipeline.storage import embedded
+from kb_pipeline.storage.migrations import migrate
+from kb_pipeline.storage.postgres import Connection, connect, ensure_database
+
+_TEMPLATE = "kb_template"
+_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One tenant with one strategy."""
+
+    id: UUID
+    strategy_id: UUID
+
+
+@pytest.fixture(scope="session")
+def kb_home() -> Iterator[Path]:
+    """Return a private directory in place of `.kb`; short, because a socket's path must be."""
+    home = Path(tempfile.mkdtemp(prefix="kb", dir="/tmp"))
+    yield home
+    embedded.stop(home)
+    shutil.rmtree(home)
+
+
+@pytest.fixture(autouse=True)
+def _private_home(kb_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KB_HOME", str(kb_home))
+    monkeypatch.delenv("KB_DATABASE_URL", raising=False)
+
+
+@pytest.fixture(scope="session")
+def server(kb_home: Path) -> str:
+    """Return the URL of the server's `kb` database, which stays empty."""
+    url = embedded.start(kb_home)
+    with connect(url) as connection:
+        # Nothing here outlives the session, so nothing needs to survive a power loss.
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(setting)))
+        connection.execute("SELECT pg_reload_conf()")
+    return url
+
+
+@pytest.fixture(scope="session")
+def migrated_template(server: str) -> str:
+    """Return the name of a database with all migrations applied; copied, never connected to."""
+    migrate(ensure_database(server, _TEMPLATE))
+    return _TEMPLATE
+
+
+def _copy_of(server: str, template: str) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    with connect(server, timeouts=False) as admin:
+        admin.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
+                sql.Identifier(name), sql.Identifier(template)
+            )
+        )
+        yield ensure_database(server, name)
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def empty_database_url(server: str) -> Iterator[str]:
+    """Return the URL of a database with no tables."""
+    yield from _copy_of(server, "template0")
+
+
+@pytest.fixture
+def database_url(server: str, migrated_template: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return the URL of a migrated database of the test's own; KB_DATABASE_URL names it too."""
+    for url in _copy_of(server, migrated_template):
+        monkeypatch.setenv("KB_DATABASE_URL", url)
+        yield url
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    """Return a session in the test's own migrated database."""
+    with connect(database_url) as session:
+        yield session
+
+
+@pytest.fixture
+def workspace(connection: Connection) -> Workspace:
+    """Return a workspace `quant` with a strategy `trend_following`, both stored."""
+    (workspace_id,) = connection.execute(
+        "INSERT INTO workspaces (name, slug) VALUES ('Quant', 'quant') RETURNING id"
+    ).fetchone() or (None,)
+    (strategy_id,) = connection.execute(
+        "INSERT INTO kb_entities (workspace_id, type, name) VALUES (%s, 'strategy', 'trend_following') RETURNING id",
+        [workspace_id],
+    ).fetchone() or (None,)
+    return Workspace(workspace_id, strategy_id)
