@@ -1,12 +1,34 @@
--- configure --
--- Set many settings of this session in one round trip.
-SELECT set_config(setting.name, setting.value, false)
-  FROM unnest(%(names)s::text[], %(values)s::text[]) AS setting(name, value)
+-- try_lock --
+-- Take the session lock of one workspace and kind, or answer false at once.
+SELECT pg_try_advisory_lock(%(key)s)
 
--- database_exists --
--- Whether the server has a database of this name.
-SELECT EXISTS (SELECT FROM pg_database WHERE datname = %(name)s)
+-- unlock --
+-- Give the session lock back.
+SELECT pg_advisory_unlock(%(key)s)
 
--- create_database --
--- Make an empty database. A name cannot be a parameter, so it is put in as a quoted identifier.
-CREATE DATABASE {name}
+-- lock_holder --
+-- Who holds a session lock: process, program, and since when it is connected.
+SELECT activity.pid, activity.application_name, activity.backend_start::text
+  FROM pg_locks AS held
+  JOIN pg_stat_activity AS activity ON activity.pid = held.pid
+ WHERE held.locktype = 'advisory'
+   AND held.granted
+   AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND (held.classid::bigint << 32) | held.objid::bigint = %(key)s
+
+-- read_only_on --
+-- From here on every transaction of the session is read-only; Postgres itself refuses a write.
+SET default_transaction_read_only = on
+
+-- read_only_off --
+-- Writes are allowed again.
+SET default_transaction_read_only = off
+
+-- commit_without_waiting --
+-- The next commit does not wait for the disk. Values, audit rows and cursor lie in one transaction,
+-- so a crash of the server can lose whole batches, which the next run does again, and never a part.
+SET LOCAL synchronous_commit = off
+
+-- now --
+-- The database's clock, the only clock.
+SELECT now()

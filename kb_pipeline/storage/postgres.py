@@ -183,11 +183,11 @@ def ensure_database(url: str, name: str) -> str:
     """
     target = replace(parse_database_url(url), database=name)
     with connect(url, timeouts=False) as connection:
-        row = connection.execute(statement("session.database_exists"), {"name": name}).fetchone()
+        row = connection.execute(statement("postgres.database_exists"), {"name": name}).fetchone()
         if row == (False,):
             try:
                 connection.execute(
-                    sql.SQL(statement("session.create_database")).format(name=sql.Identifier(name))
+                    sql.SQL(statement("postgres.create_database")).format(name=sql.Identifier(name))
                 )
             except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
                 pass  # another process made it between the two statements
@@ -208,7 +208,7 @@ def _configure(connection: Connection, *, timeouts: bool) -> None:
             "idle_in_transaction_session_timeout": f"{rules.IDLE_IN_TRANSACTION_TIMEOUT_MS}ms",
         }
     connection.execute(
-        statement("session.configure"), {"names": list(settings), "values": list(settings.values())}
+        statement("postgres.configure"), {"names": list(settings), "values": list(settings.values())}
     )
 
 
