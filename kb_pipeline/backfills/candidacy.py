@@ -29,7 +29,7 @@ from kb_pipeline.rules import (
     SkipReason,
 )
 from kb_pipeline.storage import backtest_runs
-from kb_pipeline.storage.locks import Connection
+from kb_pipeline.storage.postgres import Connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +135,15 @@ class _CandidacyWork:
         ids = [page.ids[row] for row in rows]
         versions = [page.versions[row] for row in rows]
         return backtest_runs.mark_candidates(connection, self._request.workspace_id, ids, versions)
+
+
+def decide_rows(
+    request: CandidacyRequest, gate_columns: Sequence[tuple[Any, ...]]
+) -> list[tuple[str | None, str]]:
+    """Return the outcome (None: eligible) and detail of runs given by the gate's columns of a page."""
+    page = Page.of(Span(), [("", "", "", *columns) for columns in gate_columns])
+    decisions = _CandidacyWork(request).decide(page)
+    return [(outcome, decisions.describe(row)) for row, outcome in enumerate(decisions.outcomes)]
 
 
 _OUTCOMES = tuple(None if position == PASSED else str(reason) for position, reason in enumerate(VERDICTS))

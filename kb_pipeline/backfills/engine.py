@@ -24,6 +24,7 @@ from kb_pipeline.rules import (
     BackfillKind,
 )
 from kb_pipeline.sql import statement
+from kb_pipeline.storage import session
 from kb_pipeline.storage.backfill_runs import (
     FIRST_POSITION,
     LAST_POSITION,
@@ -32,7 +33,8 @@ from kb_pipeline.storage.backfill_runs import (
     Position,
     last_position,
 )
-from kb_pipeline.storage.locks import Connection, writer_lock
+from kb_pipeline.storage.locks import writer_lock
+from kb_pipeline.storage.postgres import Connection
 
 _RETRIED: Final = (
     psycopg.errors.SerializationFailure,
@@ -137,9 +139,11 @@ def run_backfill(
     """Run one backfill and return its counts.
 
     Raises:
+        BadArgumentError: There is no such workspace.
         AlreadyRunningError: Another process writes this workspace and kind (never in a dry run).
         ConservationError: The counts do not add up to the rows scanned.
     """
+    session.require_workspace(connection, workspace_id)
     if dry_run:
         return _dry_run(connection, workspace_id, work, pace, watch)
     with writer_lock(connection, work.kind, workspace_id):

@@ -111,16 +111,17 @@ SELECT DISTINCT upper(run.dataset_meta ->> 'symbol')
  LIMIT 2
 
 -- explain_run --
--- Everything the gate and the regime backfill read of one run, and who touched it last.
-SELECT run.id::text,
-       run.created_at,
+-- One run's state, then the columns of the candidacy page, its regime and its workspace.
+SELECT run.created_at::text,
        run.run_kind,
        run.status,
+       run.dataset_meta ->> 'symbol',
        run.kb_status,
        run.kb_status_changed_by,
-       run.kb_status_changed_at,
+       run.kb_status_changed_at::text,
        run.kb_status_reason,
        run.auto_candidate_gate,
+       run.kb_status_changed_by IS NOT NULL AND run.kb_status_changed_by <> %(actor)s,
        coalesce(jsonb_typeof(run.summary), 'absent'),
        coalesce(run.trade_count::text,
                 (nullif(run.summary -> 'trades', 'null'))::text,
@@ -128,8 +129,8 @@ SELECT run.id::text,
        (run.summary -> 'max_drawdown_pct')::text,
        (run.summary -> 'sharpe')::text,
        (run.summary -> 'experiment_type')::text,
+       coalesce(jsonb_typeof(run.regime_oos) = 'object', false),
        run.regime_oos::text,
-       run.dataset_meta ->> 'symbol',
        run.workspace_id::text
   FROM backtest_runs AS run
  WHERE run.id = %(run_id)s
@@ -137,7 +138,7 @@ SELECT run.id::text,
 
 -- status_history --
 -- The audited changes of one run, newest first.
-SELECT history.created_at, history.from_status, history.to_status,
+SELECT history.created_at::text, history.from_status, history.to_status,
        history.actor_type, history.actor_id, history.reason
   FROM kb_status_history AS history
  WHERE history.source_type = 'test_variant'

@@ -32,3 +32,7 @@ SET LOCAL synchronous_commit = off
 -- now --
 -- The database's clock, the only clock.
 SELECT now()
+
+-- workspace --
+-- The name and slug of a workspace.
+SELECT name, slug FROM workspaces WHERE id = %(workspace_id)s

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from kb_pipeline.rules import BackfillKind
 from kb_pipeline.sql import statement
-from kb_pipeline.storage.locks import Connection
+from kb_pipeline.storage.postgres import Connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from kb_pipeline.rules import BACKFILL_ACTOR, REGIME_SCHEMA_VERSION, GateReason
 from kb_pipeline.sql import statement
-from kb_pipeline.storage.locks import Connection
+from kb_pipeline.storage.postgres import Connection
 
 Rows = list[tuple[Any, ...]]
 
@@ -104,3 +104,33 @@ def distinct_symbols(connection: Connection, workspace_id: UUID) -> set[str]:
     """Return the symbols that a workspace's test variants name, upper-cased, at most two of them."""
     rows = connection.execute(statement("backtest_runs.distinct_symbols"), {"workspace_id": workspace_id})
     return {str(row[0]) for row in rows}
+
+
+def read_run(connection: Connection, run_id: UUID, workspace_id: UUID | None) -> dict[str, Any] | None:
+    """Return what bears on one run: its state, the gate's columns as a page holds them, its regime text."""
+    row = connection.execute(
+        statement("backtest_runs.explain_run"),
+        {"run_id": run_id, "workspace_id": workspace_id, "actor": BACKFILL_ACTOR},
+    ).fetchone()
+    if row is None:
+        return None
+    state, gate_columns, (regime_oos, found_in) = row[:9], row[9:16], row[16:]
+    names = (
+        *("created_at", "run_kind", "status", "symbol", "kb_status"),
+        *("kb_status_changed_by", "kb_status_changed_at", "kb_status_reason", "auto_candidate_gate"),
+    )
+    inputs = ("decided_by_a_person", "summary", "trades", "max_drawdown_pct", "sharpe", "experiment_type")
+    return {
+        "run": dict(zip(names, state, strict=True)),
+        "gate_columns": gate_columns,
+        "inputs": dict(zip((*inputs, "has_regime"), gate_columns, strict=True)),
+        "regime_oos": regime_oos,
+        "workspace_id": found_in,
+    }
+
+
+def status_history(connection: Connection, run_id: UUID) -> list[dict[str, str | None]]:
+    """Return the audited changes of one run, newest first."""
+    names = ("at", "from", "to", "actor_type", "actor", "reason")
+    rows = connection.execute(statement("backtest_runs.status_history"), {"run_id": run_id})
+    return [dict(zip(names, row, strict=True)) for row in rows]

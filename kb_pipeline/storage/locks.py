@@ -9,13 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-import psycopg
-
 from kb_pipeline.errors import AlreadyRunningError
 from kb_pipeline.rules import BackfillKind
 from kb_pipeline.sql import statement
-
-Connection = psycopg.Connection[tuple[object, ...]]
+from kb_pipeline.storage.postgres import Connection
 
 
 def lock_key(kind: BackfillKind, workspace_id: UUID) -> int:

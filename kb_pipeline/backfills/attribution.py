@@ -1,0 +1,165 @@
+"""The attribution backfill: write to completed tunes the regime they were won in, their score, a baseline."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import chain
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from kb_pipeline.backfills.engine import Decisions, Pace, Page, Span, Watch, run_backfill
+from kb_pipeline.backfills.report import BackfillReport
+from kb_pipeline.domain.attribution import LEADERS, ParameterScores, RegimeIdentity, regime_identity
+from kb_pipeline.rules import ATTRIBUTION_LIMIT_ROWS, BATCH_SIZE_ROWS, BackfillKind, SkipReason
+from kb_pipeline.storage import backtest_tunes
+from kb_pipeline.storage.postgres import Connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttributionRequest:
+    """What to attribute. `limit` counts scanned tunes (None: all), `batch_size` tunes a transaction."""
+
+    workspace_id: UUID
+    since: datetime | None = None
+    limit: int | None = ATTRIBUTION_LIMIT_ROWS
+    batch_size: int = BATCH_SIZE_ROWS
+    from_start: bool = False
+
+
+def backfill_attribution(
+    connection: Connection, request: AttributionRequest, *, dry_run: bool, watch: Watch | None = None
+) -> BackfillReport:
+    """Attribute the completed tunes of a workspace that still wait for it, or count them.
+
+    Raises:
+        AlreadyRunningError: Another process is at it.
+        ConservationError: The counts do not add up.
+    """
+    tally = run_backfill(
+        connection,
+        request.workspace_id,
+        _AttributionWork(request),
+        Pace(request.limit, request.batch_size, request.from_start),
+        dry_run=dry_run,
+        watch=watch or Watch(),
+    )
+    return BackfillReport.of(
+        tally,
+        kind=BackfillKind.ATTRIBUTION,
+        workspace_id=str(request.workspace_id),
+        dry_run=dry_run,
+        since=request.since,
+        limit=request.limit,
+    )
+
+
+class _AttributionWork:
+    kind = BackfillKind.ATTRIBUTION
+
+    def __init__(self, request: AttributionRequest) -> None:
+        self._request = request
+        self._scores: dict[str, ParameterScores] = {}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"since": self._request.since.isoformat() if self._request.since else None}
+
+    def read(self, connection: Connection, span: Span, rows: int) -> Page:
+        found = backtest_tunes.read_attribution_page(
+            connection,
+            self._request.workspace_id,
+            since=self._request.since,
+            bounds=span.parameters(),
+            rows=rows,
+        )
+        page = Page.of(span, found)
+        for strategy_id in sorted(set(page.columns[1]) - set(self._scores) if found else ()):
+            scores, declared = backtest_tunes.parameter_scores(
+                connection, self._request.workspace_id, strategy_id, LEADERS
+            )
+            self._scores[strategy_id] = ParameterScores.of(scores, declared)
+        return page
+
+    def decide(self, page: Page) -> Decisions:
+        """Name the regime of each tune's best trial, or why there is none."""
+        if not page.ids:
+            return Decisions(())
+        _, _, completed, run_ids, _, _, snapshot_types, versions, tags, _, _ = page.columns
+        regimes = [
+            _regime(*row) for row in zip(completed, run_ids, snapshot_types, versions, tags, strict=True)
+        ]
+        outcomes = [
+            None
+            if isinstance(regime, RegimeIdentity)
+            else (regime if isinstance(regime, SkipReason) else SkipReason.INVALID_REGIME)
+            for regime in regimes
+        ]
+        return Decisions(
+            outcomes,
+            payload=regimes,
+            describe=lambda row: str(regimes[row]) if outcomes[row] == SkipReason.INVALID_REGIME else "",
+        )
+
+    def write(self, connection: Connection, page: Page, rows: Sequence[int]) -> set[str]:
+        _, strategy_ids, _, run_ids, params, sharpes, _, _, _, hashes, scores = page.columns
+        regimes = [asdict(page.payload[row]) for row in rows]
+        columns = {
+            "ids": [page.ids[row] for row in rows],
+            "versions": [page.versions[row] for row in rows],
+            "schema_versions": [regime["schema_version"] for regime in regimes],
+            "regime_keys": [regime["regime_key"] for regime in regimes],
+            "fingerprints": [regime["fingerprint"] for regime in regimes],
+            "trend_tags": [regime["trend_tag"] for regime in regimes],
+            "vol_tags": [regime["vol_tag"] for regime in regimes],
+            "efficiency_tags": [regime["efficiency_tag"] for regime in regimes],
+            "best_scores": [sharpes[row] for row in rows],
+            "params": [params[row] for row in rows],
+            "run_ids": [run_ids[row] for row in rows],
+            "baseline_scores": self._baselines(strategy_ids, hashes, scores, rows),
+        }
+        return backtest_tunes.land_attributions(connection, self._request.workspace_id, columns)
+
+    def _baselines(
+        self,
+        strategy_ids: Sequence[str],
+        hashes: Sequence[list[int] | None],
+        scores: Sequence[list[float] | None],
+        rows: Sequence[int],
+    ) -> list[float | None]:
+        baselines = np.full(len(rows), np.nan)
+        places_of: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            places_of.setdefault(strategy_ids[row], []).append(place)
+        for strategy_id, places in places_of.items():
+            tried = [hashes[rows[place]] or [] for place in places]
+            trials = np.array([len(of_tune) for of_tune in tried])
+            baselines[places] = self._scores[strategy_id].baselines(
+                np.repeat(np.arange(len(places)), trials),
+                np.fromiter(chain.from_iterable(tried), dtype=np.int64),
+                np.fromiter(
+                    chain.from_iterable(scores[rows[place]] or [] for place in places), dtype=np.float64
+                ),
+                len(places),
+            )
+        return [None if np.isnan(baseline) else baseline for baseline in baselines.tolist()]
+
+
+def _regime(
+    completed: int,
+    best_run_id: str | None,
+    snapshot_type: str | None,
+    schema_version: str | None,
+    tags: str | None,
+) -> RegimeIdentity | SkipReason | str:
+    """Return the regime of a tune's best trial, the reason it has none, or what is wrong with it."""
+    if completed == 0:
+        return SkipReason.NO_COMPLETED_RUNS
+    if best_run_id is None:
+        return SkipReason.MISSING_METRICS_OOS
+    if snapshot_type is None:
+        return SkipReason.MISSING_REGIME_OOS
+    if snapshot_type != "object":
+        return f"the snapshot is a JSON {snapshot_type}, not an object"
+    return regime_identity(schema_version, tags)

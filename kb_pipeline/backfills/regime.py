@@ -1,0 +1,286 @@
+"""The regime backfill: compute the snapshot of each run's own out-of-sample window from a price file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+
+from kb_pipeline.backfills.engine import Decisions, Pace, Page, Span, Watch, run_backfill
+from kb_pipeline.backfills.report import BackfillReport, OhlcvSource
+from kb_pipeline.domain.calendars import CoverageIndex
+from kb_pipeline.domain.ohlcv import bar_times_ns
+from kb_pipeline.domain.regime import compute_regime_snapshots
+from kb_pipeline.domain.windowed_bars import NS_PER_DAY, WindowedBars
+from kb_pipeline.domain.windows import RunWindows, run_windows
+from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.rules import (
+    BATCH_SIZE_ROWS,
+    MIN_COVERAGE_FRACTION,
+    REGIME_LIMIT_ROWS,
+    BackfillKind,
+    SkipReason,
+)
+from kb_pipeline.storage import backtest_runs, session
+from kb_pipeline.storage.ohlcv_files import OhlcvFile, read_ohlcv_file
+from kb_pipeline.storage.paths import data_directory
+from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.symbols import SymbolInfo, load_symbols
+
+Positions = npt.NDArray[np.int64]
+
+_META_FIELDS: Final = (
+    "oos_start",
+    "oos_end",
+    "oos",
+    "is_start",
+    "is_end",
+    "is",
+    "oos_ratio",
+    "date_min",
+    "date_max",
+)
+_PARAMS_FIELDS: Final = ("oos_start", "oos_end", "is_start", "is_end", "oos_ratio")
+"""The fields of `dataset_meta` and `params` in the order the page statement lists them."""
+
+_REMEMBERED_WINDOWS: Final = 50_000
+"""Window texts whose reading is kept; beyond that memory would grow with the rows scanned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegimeRequest:
+    """What to backfill from which price file.
+
+    `symbol` picks the runs of one symbol, whatever the file says of itself. `calendar` overrides
+    that of data/symbols.yaml, `timezone` is that of times without one in the file, `limit` counts
+    scanned runs (None: all), `batch_size` the runs written in one transaction.
+    """
+
+    workspace_id: UUID
+    ohlcv_file: Path
+    symbol: str | None = None
+    timeframe: str = "1d"
+    since: datetime | None = None
+    limit: int | None = REGIME_LIMIT_ROWS
+    calendar: str | None = None
+    timezone: str | None = None
+    min_coverage: float = MIN_COVERAGE_FRACTION
+    batch_size: int = BATCH_SIZE_ROWS
+    from_start: bool = False
+    data_root: Path | None = None
+
+
+def backfill_regime(
+    connection: Connection, request: RegimeRequest, *, dry_run: bool, watch: Watch | None = None
+) -> BackfillReport:
+    """Write the regime of each run's own window, or count what would be written.
+
+    Raises:
+        OhlcvFileError: The price file is refused; nothing was written.
+        BadArgumentError: The symbol or its calendar is not known.
+        AlreadyRunningError: Another process is at it.
+        ConservationError: The counts do not add up.
+    """
+    file = read_ohlcv_file(
+        request.ohlcv_file,
+        timezone=request.timezone,
+        timeframe=request.timeframe,
+        symbol=request.symbol,
+        data_root=request.data_root,
+    )
+    work = _RegimeWork(request, file, computed_at=session.now(connection))
+    tally = run_backfill(
+        connection,
+        request.workspace_id,
+        work,
+        Pace(request.limit, request.batch_size, request.from_start),
+        dry_run=dry_run,
+        watch=watch or Watch(),
+    )
+    tally.notices.update(file.notices)
+    return BackfillReport.of(
+        tally,
+        kind=BackfillKind.REGIME,
+        workspace_id=str(request.workspace_id),
+        dry_run=dry_run,
+        since=request.since,
+        limit=request.limit,
+        ohlcv=work.source,
+    )
+
+
+class _RegimeWork:
+    kind = BackfillKind.REGIME
+
+    def __init__(self, request: RegimeRequest, file: OhlcvFile, computed_at: datetime) -> None:
+        self._request = request
+        self._file = file
+        self._computed_at = computed_at
+        self._symbol = _symbol_of(request, file)
+        info = _symbol_info(self._symbol, request)
+        times_ns = bar_times_ns(file.frame)
+        self._calendar = info.calendar
+        self._bars = WindowedBars(
+            times_ns,
+            CoverageIndex(
+                times_ns, calendar=info.calendar, timeframe=request.timeframe, timezone=info.timezone
+            ),
+            request.min_coverage,
+        )
+        self._day_zone = _day_zone(request.timeframe, times_ns, info.timezone)
+        self._windows: dict[str, RunWindows | SkipReason] = {}
+        self._only_symbol_named: bool | None = None
+
+    @property
+    def source(self) -> OhlcvSource:
+        days = self._file.frame.index
+        return OhlcvSource(
+            path=str(self._request.ohlcv_file),
+            symbol=self._symbol,
+            timeframe=self._request.timeframe,
+            rows=len(days),
+            first_day=f"{days[0]:%Y-%m-%d}",
+            last_day=f"{days[-1]:%Y-%m-%d}",
+        )
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "since": self._request.since.isoformat() if self._request.since else None,
+            "ohlcv_file": str(self._request.ohlcv_file),
+            "symbol": self._request.symbol,
+            "timeframe": self._request.timeframe,
+            "calendar": self._calendar,
+            "min_coverage": self._request.min_coverage,
+        }
+
+    def read(self, connection: Connection, span: Span, rows: int) -> Page:
+        found = backtest_runs.read_regime_page(
+            connection,
+            self._request.workspace_id,
+            symbol=self._request.symbol,
+            since=self._request.since,
+            bounds=span.parameters(),
+            rows=rows,
+        )
+        if self._only_symbol_named is None and any(row[3] is None for row in found):
+            named = backtest_runs.distinct_symbols(connection, self._request.workspace_id)
+            self._only_symbol_named = named <= {self._symbol.upper()}
+        return Page.of(span, found)
+
+    def decide(self, page: Page) -> Decisions:
+        """Find each run's window, check its coverage, and compute all snapshots of the page at once."""
+        if not page.ids:
+            return Decisions(())
+        symbols, window_texts = page.columns
+        windows = [
+            self._symbol_objection(symbol) or self._run_windows(text)
+            for symbol, text in zip(symbols, window_texts, strict=True)
+        ]
+        outcomes: list[str | None] = [None if isinstance(it, RunWindows) else it for it in windows]
+        rows = [row for row, outcome in enumerate(outcomes) if outcome is None]
+        checked = self._bars.check([it.out_of_sample for it in windows if isinstance(it, RunWindows)])
+        for row, is_covered in zip(rows, checked.covered.tolist(), strict=True):
+            outcomes[row] = None if is_covered else SkipReason.INSUFFICIENT_OHLCV_COVERAGE
+        place_of = {row: place for place, row in enumerate(rows)}
+        return Decisions(
+            outcomes,
+            payload=(windows, checked, place_of),
+            describe=lambda row: checked.describe(place_of[row]) if row in place_of else "",
+        )
+
+    def write(self, connection: Connection, page: Page, rows: Sequence[int]) -> set[str]:
+        windows, checked, place_of = page.payload
+        places = np.array([place_of[row] for row in rows], dtype=np.int64)
+        has_in_sample = np.array([windows[row].in_sample is not None for row in rows])
+        in_sample = self._bars.check(
+            [windows[row].in_sample for row in rows if windows[row].in_sample], in_sample=True
+        )
+        begins = np.concatenate([checked.begins[places], in_sample.begins[in_sample.covered]])
+        ends = np.concatenate([checked.ends[places], in_sample.ends[in_sample.covered]])
+        snapshots, position = self._snapshots(begins, ends)
+        in_sample_position = np.zeros(len(rows), dtype=np.int64)
+        in_sample_position[np.flatnonzero(has_in_sample)[in_sample.covered]] = position[len(rows) :]
+        return backtest_runs.land_regimes(
+            connection,
+            self._request.workspace_id,
+            ids=[page.ids[row] for row in rows],
+            versions=[page.versions[row] for row in rows],
+            snapshots=snapshots,
+            out_of_sample=position[: len(rows)].tolist(),
+            in_sample=in_sample_position.tolist(),
+        )
+
+    def _snapshots(self, begins: Positions, ends: Positions) -> tuple[list[str], Positions]:
+        """Return the JSON text of each distinct window's snapshot, and each window's place there, from 1."""
+        distinct, position = np.unique(begins << 32 | ends, return_inverse=True)
+        snapshots = compute_regime_snapshots(
+            self._file.frame,
+            distinct >> 32,
+            distinct & 0xFFFF_FFFF,
+            source="backfill",
+            instrument=self._symbol,
+            timeframe=self._request.timeframe,
+            computed_at=self._computed_at,
+        )
+        return snapshots.to_json(), position + 1
+
+    def _run_windows(self, text: str) -> RunWindows | SkipReason:
+        """Return the windows that one JSON text of window fields names; equal texts are read once."""
+        if text not in self._windows:
+            if len(self._windows) >= _REMEMBERED_WINDOWS:
+                self._windows.clear()
+            self._windows[text] = _read_windows(text, self._day_zone)
+        return self._windows[text]
+
+    def _symbol_objection(self, symbol: str | None) -> SkipReason | None:
+        if symbol is None:
+            no_doubt = self._request.symbol is None and self._only_symbol_named
+            return None if no_doubt else SkipReason.MISSING_SYMBOL
+        return None if symbol.upper() == self._symbol.upper() else SkipReason.SYMBOL_MISMATCH
+
+
+def _read_windows(text: str, day_zone: ZoneInfo | None) -> RunWindows | SkipReason:
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):  # a number of too many digits, or nesting without end
+        return SkipReason.INVALID_DATE_RANGE
+    meta = dict(zip(_META_FIELDS, fields, strict=False))
+    params = dict(zip(_PARAMS_FIELDS, fields[len(_META_FIELDS) :], strict=True))
+    return run_windows(meta, params, day_zone=day_zone)
+
+
+def _symbol_of(request: RegimeRequest, file: OhlcvFile) -> str:
+    symbol = request.symbol or file.symbol
+    if symbol is None:
+        raise BadArgumentError(
+            f"{request.ohlcv_file} does not say which symbol its bars are of. "
+            "Give --symbol, add a symbol column, or name the file like AAPL_1d.csv."
+        )
+    return symbol
+
+
+def _symbol_info(symbol: str, request: RegimeRequest) -> SymbolInfo:
+    """Return calendar and time zone of a symbol; --calendar overrides the one in symbols.yaml."""
+    path = (request.data_root or data_directory()) / "symbols.yaml"
+    known = load_symbols(path).get(symbol.upper()) if path.is_file() else None
+    if request.calendar:
+        return SymbolInfo(symbol, request.calendar, known.timezone if known else "UTC")
+    if known is None:
+        raise BadArgumentError(
+            f"The trading calendar of {symbol} is not known: {path} does not list it. "
+            "Add it there, or give --calendar (XNYS, 24/7, FX or another exchange code)."
+        )
+    return known
+
+
+def _day_zone(timeframe: str, times_ns: Positions, timezone: str) -> ZoneInfo | None:
+    """Return the zone whose days a bare date means: the symbol's, for daily bars not stamped in UTC."""
+    stands_at_midnight = bool(np.all(times_ns % NS_PER_DAY == 0))
+    return None if timeframe != "1d" or stands_at_midnight else ZoneInfo(timezone)

@@ -1,0 +1,163 @@
+"""What a completed tune is attributed: the regime it was won in and the baseline it is held against.
+
+Tags are taken from the stored snapshot, never computed again. Reading tunes and writing the answer
+is the attribution backfill's work.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from kb_pipeline.domain.regime_key import (
+    compute_regime_fingerprint,
+    regime_key_from_tags,
+    regime_tags_of,
+)
+from kb_pipeline.rules import EXCLUSIVE_TAG_PAIRS, MAX_TRIALS_PER_TUNE, READABLE_REGIME_SCHEMA_VERSIONS
+
+Floats = npt.NDArray[np.float64]
+Hashes = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
+
+LEADERS: Final = MAX_TRIALS_PER_TUNE + 1
+"""Parameter sets kept by rank. A tune tries fewer, so the best set it did not try is among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegimeIdentity:
+    """The regime of a stored snapshot under its names. Tags are None where the key has `_`."""
+
+    schema_version: str
+    regime_key: str
+    fingerprint: str
+    trend_tag: str | None
+    vol_tag: str | None
+    efficiency_tag: str | None
+
+
+@lru_cache(maxsize=4096)
+def regime_identity(schema_version_json: str | None, tags_json: str | None) -> RegimeIdentity | str:
+    """Return the regime of a snapshot from the JSON texts of its version and tags.
+
+    A text that is not a regime is answered with a few words about what is wrong with it: an unknown
+    schema version, tags that are not a list of strings, or tags that contradict each other.
+    """
+    version = json.loads(schema_version_json) if schema_version_json else None
+    if not isinstance(version, str) or version not in READABLE_REGIME_SCHEMA_VERSIONS:
+        return f"schema_version is {schema_version_json or 'absent'}"
+    tags = json.loads(tags_json) if tags_json else None
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        return f"regime_tags is {(tags_json or 'absent')[:80]}, not a list of tags"
+    contradiction = next((pair for pair in EXCLUSIVE_TAG_PAIRS if set(pair) <= set(tags)), None)
+    if contradiction:
+        return f"regime_tags holds both {contradiction[0]} and {contradiction[1]}"
+    key = regime_key_from_tags(version, tags)
+    return RegimeIdentity(version, key, compute_regime_fingerprint(key), *regime_tags_of(tags))
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterScores:
+    """Out-of-sample scores of a strategy's parameter sets over all its completed tunes.
+
+    Arrays of shape (sets,), ordered by hash: 64-bit hash of the parameters, sum of their scores,
+    number of trials. `leaders` are positions of the best sets by mean score, best first.
+    """
+
+    hashes: Hashes
+    totals: Floats
+    trials: npt.NDArray[np.int64]
+    leaders: npt.NDArray[np.int64]
+    declared_default: int | None = None
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[tuple[int, float, int, bool]], declared_default: int | None
+    ) -> "ParameterScores":
+        """Build from (hash, total, trials, leads) rows in hash order."""
+        hashes, totals, trials, leads = zip(*rows, strict=True) if rows else ((), (), (), ())
+        total, count = np.array(totals, dtype=np.float64), np.array(trials, dtype=np.int64)
+        leading = np.flatnonzero(np.array(leads, dtype=bool))
+        by_mean = leading[np.argsort(-(total[leading] / count[leading]), kind="stable")]
+        return cls(np.array(hashes, dtype=np.int64), total, count, by_mean, declared_default)
+
+    def baselines(self, tunes: Integers, tried: Hashes, scores: Floats, count: int) -> Floats:
+        """Return what each of `count` tunes scored with the baseline parameters, NaN where unknown.
+
+        The baseline parameters are the strategy's declared defaults where a trial of the tune used
+        them, else the set with the best mean score over the *other* tunes: the tune's own trials
+        are taken out, because its best score is chosen on the data it is scored on. A tune that did
+        not try that set has no baseline. Sets with equal means are taken in hash order.
+
+        Args:
+            tunes: Number of the tune (0 to count - 1) of each scored trial, shape (trials,).
+            tried: Hash of the trial's parameters, same shape.
+            scores: Its out-of-sample score, finite, same shape.
+            count: How many tunes there are.
+        """
+        own = _own_scores(tunes, tried, scores)
+        means = self._means_over_others(own)
+        by_preference = np.lexsort((own.hashes, -means, own.tunes))
+        best_tunes, first = np.unique(own.tunes[by_preference], return_index=True)
+        best_row = np.full(count, -1)
+        best_row[best_tunes] = by_preference[first]
+        best_mean = np.full(count, -np.inf)
+        best_mean[best_tunes] = means[best_row[best_tunes]]
+        known = (best_mean > -np.inf) & (self._best_untried_means(own, best_mean) <= best_mean)
+        baselines = np.full(count, np.nan)
+        baselines[known] = own.means[best_row[known]]
+        default = np.flatnonzero(own.hashes == self.declared_default)
+        baselines[own.tunes[default]] = own.means[default]
+        return baselines
+
+    def _means_over_others(self, own: "_OwnScores") -> Floats:
+        """Return the mean of each tried set over the other tunes, -inf where no other tune tried it."""
+        if not len(self.hashes):
+            return np.full(len(own.hashes), -np.inf)
+        place = np.minimum(np.searchsorted(self.hashes, own.hashes), len(self.hashes) - 1)
+        others = np.where(self.hashes[place] == own.hashes, self.trials[place] - own.trials, 0)
+        rest = self.totals[place] - own.totals
+        return np.where(others > 0, rest / np.maximum(others, 1), -np.inf)
+
+    def _best_untried_means(self, own: "_OwnScores", enough: Floats) -> Floats:
+        """Return the mean of the best set each tune did not try, no further down than `enough`."""
+        best = np.full(len(enough), -np.inf)
+        open_ = np.ones(len(enough), dtype=bool)
+        for leader in self.leaders:
+            mean = self.totals[leader] / self.trials[leader]
+            open_ &= mean > enough
+            if not open_.any():
+                break
+            tried = np.zeros(len(enough), dtype=bool)
+            tried[own.tunes[own.hashes == self.hashes[leader]]] = True
+            best[open_ & ~tried] = mean
+            open_ &= tried
+        return best
+
+
+class _OwnScores(NamedTuple):
+    """The distinct parameter sets of each tune: tune, hash, sum of scores, number of trials."""
+
+    tunes: Integers
+    hashes: Hashes
+    totals: Floats
+    trials: Integers
+
+    @property
+    def means(self) -> Floats:
+        return self.totals / self.trials
+
+
+def _own_scores(tunes: Integers, tried: Hashes, scores: Floats) -> _OwnScores:
+    """Sum the trials of each tune by parameter set; a random search may try one set twice."""
+    order = np.lexsort((tried, tunes))
+    tunes, tried, scores = tunes[order], tried[order], scores[order]
+    if not len(tunes):
+        return _OwnScores(tunes, tried, scores, tunes)
+    begins = np.flatnonzero(np.r_[True, (np.diff(tunes) != 0) | (np.diff(tried) != 0)])
+    trials = np.diff(np.r_[begins, len(tunes)])
+    return _OwnScores(tunes[begins], tried[begins], np.add.reduceat(scores, begins), trials)

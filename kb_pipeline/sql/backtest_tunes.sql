@@ -1,0 +1,140 @@
+-- read_attribution_page --
+-- Completed tunes that wait for attribution, in (created_at, id) order after a position: never
+-- attributed, skipped so far, or completed again. Of each its best trial, that trial's snapshot
+-- (the run's own, else the one in metrics_oos), and what every trial scored, for the baseline.
+SELECT tune.id::text,
+       tune.created_at::text,
+       tune.xmin::text,
+       tune.completed_at::text,
+       tune.strategy_entity_id::text,
+       trials.completed,
+       best.run_id::text,
+       best.params::text,
+       kb_finite_number(best.metrics_oos -> 'sharpe'),
+       jsonb_typeof(snapshot.regime),
+       (snapshot.regime -> 'schema_version')::text,
+       (snapshot.regime -> 'regime_tags')::text,
+       trials.params_hashes,
+       trials.sharpes
+  FROM backtest_tunes AS tune
+  LEFT JOIN kb_tune_attribution_state AS state
+    ON state.tune_id = tune.id
+ CROSS JOIN LATERAL (
+       SELECT count(*) AS completed,
+              (array_agg(trial.run_id ORDER BY trial.score DESC NULLS LAST, trial.trial_index, trial.run_id)
+                  FILTER (WHERE trial.has_metrics))[1] AS best_run_id,
+              array_agg(trial.params_hash) FILTER (WHERE trial.sharpe IS NOT NULL) AS params_hashes,
+              array_agg(trial.sharpe) FILTER (WHERE trial.sharpe IS NOT NULL) AS sharpes
+         FROM (SELECT run_id,
+                      trial_index,
+                      jsonb_typeof(metrics_oos) = 'object' AS has_metrics,
+                      jsonb_hash_extended(params, 0) AS params_hash,
+                      kb_finite_number(metrics_oos -> 'sharpe') AS sharpe,
+                      nullif(nullif(nullif(
+                          coalesce(objective_score, score_oos, kb_finite_number(metrics_oos -> 'sharpe')),
+                          'NaN'), 'Infinity'), '-Infinity') AS score
+                 FROM backtest_tune_runs
+                WHERE tune_id = tune.id
+                  AND status = 'completed') AS trial
+       ) AS trials
+  LEFT JOIN backtest_tune_runs AS best
+    ON best.tune_id = tune.id
+   AND best.run_id = trials.best_run_id
+  LEFT JOIN backtest_runs AS run
+    ON run.id = trials.best_run_id
+   AND run.workspace_id = tune.workspace_id
+ CROSS JOIN LATERAL (
+       SELECT coalesce(nullif(run.regime_oos, 'null'), nullif(best.metrics_oos -> 'regime', 'null')) AS regime
+       ) AS snapshot
+ WHERE tune.workspace_id = %(workspace_id)s
+   AND tune.status = 'completed'
+   AND (state.tune_id IS NULL
+        OR state.outcome <> 'attributed'
+        OR state.tune_completed_at IS DISTINCT FROM tune.completed_at)
+   AND tune.created_at >= %(since)s::timestamptz
+   AND (tune.created_at, tune.id) > (%(after_created_at)s::timestamptz, %(after_id)s::uuid)
+   AND (tune.created_at, tune.id) <= (%(until_created_at)s::timestamptz, %(until_id)s::uuid)
+ ORDER BY tune.created_at, tune.id
+ LIMIT %(rows)s
+
+-- land_attributions --
+-- Write the regime a tune was won in, its best score and its baseline, and remember the completion
+-- they belong to. The version token on the target keeps a tune that completes again for later.
+WITH changed AS (
+    UPDATE backtest_tunes AS tune
+       SET regime_schema_version = read.schema_version,
+           tag_ruleset_id = %(ruleset_id)s,
+           regime_key = read.regime_key,
+           regime_fingerprint = read.fingerprint,
+           trend_tag = read.trend_tag,
+           vol_tag = read.vol_tag,
+           efficiency_tag = read.efficiency_tag,
+           best_oos_score = read.best_score,
+           best_oos_params = read.params::jsonb,
+           best_oos_run_id = read.run_id,
+           baseline_oos_score = read.baseline_score
+      FROM unnest(%(ids)s::uuid[], %(versions)s::xid[], %(schema_versions)s::text[], %(regime_keys)s::text[],
+                  %(fingerprints)s::text[], %(trend_tags)s::text[], %(vol_tags)s::text[],
+                  %(efficiency_tags)s::text[], %(best_scores)s::float8[], %(params)s::text[],
+                  %(run_ids)s::uuid[], %(baseline_scores)s::float8[])
+           AS read (id, version, schema_version, regime_key, fingerprint, trend_tag, vol_tag,
+                    efficiency_tag, best_score, params, run_id, baseline_score)
+     WHERE tune.id = read.id
+       AND tune.workspace_id = %(workspace_id)s
+       AND tune.xmin = read.version
+       AND tune.status = 'completed'
+ RETURNING tune.id, tune.completed_at
+), remembered AS (
+    INSERT INTO kb_tune_attribution_state AS state
+           (tune_id, workspace_id, tune_completed_at, outcome, attributed_at)
+    SELECT changed.id, %(workspace_id)s, changed.completed_at, 'attributed', now()
+      FROM changed
+        ON CONFLICT (tune_id) DO UPDATE
+       SET tune_completed_at = excluded.tune_completed_at,
+           outcome = excluded.outcome,
+           attributed_at = excluded.attributed_at
+)
+SELECT changed.id::text FROM changed
+
+-- declared_defaults --
+-- The hash of a strategy's declared default parameters: spec_json.default_params, else the defaults
+-- of its compiled parameter schema where every parameter has one.
+SELECT jsonb_hash_extended(declared.params, 0)
+  FROM (SELECT CASE
+                 WHEN jsonb_typeof(spec.spec_json -> 'default_params') = 'object'
+                 THEN spec.spec_json -> 'default_params'
+                 WHEN jsonb_typeof(spec.compiled_param_schema -> 'properties') = 'object'
+                 THEN (SELECT CASE WHEN bool_and(property.value ? 'default')
+                                   THEN jsonb_object_agg(property.key, property.value -> 'default') END
+                         FROM jsonb_each(spec.compiled_param_schema -> 'properties') AS property
+                        WHERE jsonb_typeof(property.value) = 'object')
+               END AS params
+          FROM kb_strategy_specs AS spec
+         WHERE spec.workspace_id = %(workspace_id)s
+           AND spec.strategy_entity_id = %(strategy_id)s::uuid) AS declared
+ WHERE declared.params IS NOT NULL
+
+-- parameter_scores --
+-- Sum and number of the out-of-sample Sharpe ratios of each parameter set over all completed tunes
+-- of a strategy: every set tried more than once, and the best sets by mean, however often tried.
+WITH scores AS (
+    SELECT jsonb_hash_extended(trial.params, 0) AS params_hash,
+           kb_finite_number(trial.metrics_oos -> 'sharpe') AS sharpe
+      FROM backtest_tunes AS tune
+      JOIN backtest_tune_runs AS trial
+        ON trial.tune_id = tune.id
+       AND trial.status = 'completed'
+     WHERE tune.workspace_id = %(workspace_id)s
+       AND tune.strategy_entity_id = %(strategy_id)s::uuid
+       AND tune.status = 'completed'
+), sets AS (
+    SELECT params_hash, sum(sharpe) AS total, count(*) AS trials,
+           row_number() OVER (ORDER BY sum(sharpe) / count(*) DESC, params_hash) AS place
+      FROM scores
+     WHERE sharpe IS NOT NULL
+     GROUP BY params_hash
+)
+SELECT params_hash, total, trials, place <= %(leaders)s AS leads
+  FROM sets
+ WHERE trials > 1 OR place <= %(leaders)s
+ ORDER BY params_hash

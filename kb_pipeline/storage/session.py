@@ -1,0 +1,31 @@
+"""Small facts about a session that more than one module asks for. Statements: `sql/session.sql`."""
+
+from datetime import datetime
+from uuid import UUID
+
+from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.sql import statement
+from kb_pipeline.storage.postgres import Connection
+
+
+def now(connection: Connection) -> datetime:
+    """Return the database's clock, the only clock of a backfill, as an aware UTC time."""
+    row = connection.execute(statement("session.now")).fetchone()
+    assert row is not None  # noqa: S101 - a SELECT of one expression always answers
+    moment: datetime = row[0]
+    return moment
+
+
+def require_workspace(connection: Connection, workspace_id: UUID) -> None:
+    """Make sure that a workspace exists.
+
+    Raises:
+        BadArgumentError: It does not, in the database of this connection.
+    """
+    row = connection.execute(statement("session.workspace"), {"workspace_id": workspace_id}).fetchone()
+    if row is None:
+        info = connection.info
+        raise BadArgumentError(
+            f"There is no workspace {workspace_id} in database {info.dbname!r} at {info.host}. "
+            "Check --workspace-id and KB_DATABASE_URL."
+        )
