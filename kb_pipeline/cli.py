@@ -173,6 +173,18 @@ def backfill_attribution(as_json: bool, listed: bool, dry_run: bool, **arguments
 
 
 @cli.command()
+@_backfill_options(rules.TRIALS_LIMIT_ROWS, "sources")
+def ingest_trials(as_json: bool, listed: bool, dry_run: bool, **arguments: Any) -> None:
+    """Turn candidates, promoted runs and completed trials into rows of the knowledge base."""
+    from kb_pipeline.backfills import trials
+
+    request = trials.TrialsRequest(**arguments)
+    with _session("ingest-trials") as connection, _watch(request.limit, "sources") as watch:
+        report = trials.ingest_trials(connection, request, dry_run=dry_run, watch=watch)
+    _finish(report, as_json, listed)
+
+
+@cli.command()
 @click.argument("run_id", type=click.UUID)
 @click.option("--workspace-id", type=click.UUID, help="Look only in this workspace.")
 @click.option("--require-regime", is_flag=True, help="Decide as with backfill-candidacy --require-regime.")

@@ -1,7 +1,8 @@
 -- The knowledge base: one row per trial that may serve a recommendation.
 --
 -- Fractions are fractions here; the platform's percent values were divided by 100 on the way in.
--- content_hash makes ingestion idempotent, params_fingerprint finds one parameter set across tunes.
+-- content_hash makes ingestion idempotent, source_version (row versions of the source as it was read)
+-- spares reading a source that did not change, params_fingerprint finds one parameter set across tunes.
 --
 -- depends: 001_create_platform_tables
 
@@ -32,6 +33,7 @@ CREATE TABLE IF NOT EXISTS kb_trials (
     vol_tag                    text,
     efficiency_tag             text,
     content_hash               text NOT NULL,
+    source_version             text NOT NULL,
     ingested_at                timestamptz NOT NULL DEFAULT now(),
     source_created_at          timestamptz,
     archived_at                timestamptz,

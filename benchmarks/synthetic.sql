@@ -1,0 +1,102 @@
+-- workspace --
+-- One workspace with two strategies.
+WITH made AS (
+    INSERT INTO workspaces (id, name, slug) VALUES (%(workspace_id)s, 'Benchmark', 'benchmark') RETURNING id
+)
+INSERT INTO kb_entities (id, workspace_id, type, name)
+SELECT md5('strategy' || number)::uuid, made.id, 'strategy', 'strategy ' || number
+  FROM made, generate_series(1, 2) AS number
+
+-- runs --
+-- Test variants: about a third pass the gate. Metrics repeat with the row number, so that every
+-- database is the same; windows are either shared by many runs or each run's own.
+INSERT INTO backtest_runs
+       (id, created_at, workspace_id, strategy_entity_id, status, run_kind, params, dataset_meta, summary)
+SELECT md5('run' || number)::uuid,
+       timestamptz '2025-01-01 00:00+00' + number * interval '1 second',
+       %(workspace_id)s,
+       md5('strategy' || 1 + number %% 2)::uuid,
+       'completed',
+       'test_variant',
+       jsonb_build_object('fast', 5 + number %% 40, 'slow', 50 + number %% 150),
+       jsonb_build_object(
+           'symbol', 'BENCH', 'timeframe', '1h', 'filename', 'BENCH_1h.csv', 'row_count', 5000,
+           'oos_start', timestamp '2000-01-01' + (number * 7919 %% %(windows)s) * interval '1 hour',
+           'oos_end', timestamp '2000-01-01'
+               + (number * 7919 %% %(windows)s + 60 + number * 7919 %% %(windows)s * 104729 %% 500) * interval '1 hour'),
+       jsonb_build_object(
+           'return_pct', round((number %% 977) / 10.0 - 20, 4),
+           'max_drawdown_pct', round((number * 31 %% 500) / 10.0, 4),
+           'sharpe', round((number * 17 %% 3000) / 1000.0 - 0.5, 6),
+           'win_rate', round((number %% 100) / 1.0, 2),
+           'trade_count', number * 13 %% 60)
+  FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS number
+
+-- tunes --
+-- Completed tunes of ten trials each.
+INSERT INTO backtest_tunes
+       (id, created_at, workspace_id, strategy_entity_id, search_type, n_trials, param_space, status, completed_at)
+SELECT md5('tune' || number)::uuid,
+       timestamptz '2025-01-01 00:00+00' + number * interval '1 second',
+       %(workspace_id)s,
+       md5('strategy' || 1 + number %% 2)::uuid,
+       'grid', 10, '{}', 'completed',
+       timestamptz '2025-01-02 00:00+00' + number * interval '1 second'
+  FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS number
+
+-- trial_runs --
+-- The runs behind the trials; the tenth of each tune carries the snapshot of the tune's window.
+INSERT INTO backtest_runs
+       (id, created_at, workspace_id, strategy_entity_id, status, run_kind, params)
+SELECT md5('trial' || number || '/' || trial)::uuid,
+       timestamptz '2025-01-01 00:00+00' + number * interval '1 second',
+       %(workspace_id)s,
+       md5('strategy' || 1 + number %% 2)::uuid,
+       'completed', 'tune_variant',
+       jsonb_build_object('fast', 5 + trial, 'slow', 50 + number %% 5)
+  FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS number, generate_series(0, 9) AS trial
+
+-- trials --
+-- Trials with metrics and the snapshot of their tune's window, as the platform stores them.
+INSERT INTO backtest_tune_runs
+       (tune_id, run_id, trial_index, params, status, score, score_oos, metrics_oos)
+SELECT md5('tune' || number)::uuid,
+       md5('trial' || number || '/' || trial)::uuid,
+       trial,
+       jsonb_build_object('fast', 5 + trial, 'slow', 50 + number %% 5),
+       'completed',
+       (number * 17 + trial * 389) %% 3000 / 1000.0,
+       (number * 17 + trial * 389) %% 3000 / 1000.0,
+       jsonb_build_object(
+           'sharpe', (number * 17 + trial * 389) %% 3000 / 1000.0,
+           'return_pct', (number + trial) %% 50, 'max_drawdown_pct', -((number + trial) %% 40), 'trades', 12,
+           'regime', %(snapshot)s::jsonb || jsonb_build_object('regime_tags',
+               (array['["flat", "low_vol", "noisy"]', '["high_vol", "uptrend"]', '["downtrend", "efficient"]'])
+               [1 + number %% 3]::jsonb))
+  FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS number, generate_series(0, 9) AS trial
+
+-- bare_candidacy --
+-- What a user would write by hand: gate, update and audit rows of a whole workspace in one statement.
+WITH changed AS (
+    UPDATE backtest_runs AS run
+       SET kb_status = 'candidate',
+           kb_status_changed_at = now(),
+           kb_status_changed_by = 'backfill',
+           auto_candidate_gate = 'passed_all_gates'
+     WHERE run.workspace_id = %(workspace_id)s
+       AND run.run_kind = 'test_variant'
+       AND run.status IN ('completed', 'success')
+       AND (run.kb_status = 'excluded' OR run.kb_status IS NULL)
+       AND (run.kb_status_changed_by IS NULL OR run.kb_status_changed_by = 'backfill')
+       AND coalesce(run.summary ->> 'experiment_type', 'sweep') IN ('tune', 'sweep', 'ablation')
+       AND coalesce(run.trade_count, (run.summary ->> 'trades')::float8,
+                    (run.summary ->> 'trade_count')::float8, 0) >= 5
+       AND coalesce(abs((run.summary ->> 'max_drawdown_pct')::float8) / 100, 0) <= 0.25
+       AND coalesce((run.summary ->> 'sharpe')::float8 >= 0.1, true)
+ RETURNING run.id
+)
+INSERT INTO kb_status_history
+       (workspace_id, source_type, source_id, from_status, to_status, actor_type, actor_id, reason)
+SELECT %(workspace_id)s, 'test_variant', changed.id, 'excluded', 'candidate', 'auto', 'backfill',
+       'passed_all_gates'
+  FROM changed

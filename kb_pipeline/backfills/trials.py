@@ -1,0 +1,115 @@
+"""Ingest trials: candidates, promoted runs and completed trials of tunes become rows of `kb_trials`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from kb_pipeline.backfills.engine import Decisions, Pace, Page, Span, Watch, run_backfill
+from kb_pipeline.backfills.report import BackfillReport
+from kb_pipeline.domain.trials import SOURCE_COLUMNS, trial_of
+from kb_pipeline.rules import BATCH_SIZE_ROWS, TRIALS_LIMIT_ROWS, BackfillKind, SkipReason
+from kb_pipeline.storage import kb_trials
+from kb_pipeline.storage.postgres import Connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialsRequest:
+    """What to ingest. `limit` counts scanned sources (None: all), `batch_size` rows a transaction."""
+
+    workspace_id: UUID
+    since: datetime | None = None
+    limit: int | None = TRIALS_LIMIT_ROWS
+    batch_size: int = BATCH_SIZE_ROWS
+    from_start: bool = False
+
+
+def ingest_trials(
+    connection: Connection, request: TrialsRequest, *, dry_run: bool, watch: Watch | None = None
+) -> BackfillReport:
+    """Bring the trials of a workspace in step with their sources, or count what would change.
+
+    A source in a new version updates its row, one that is gone or demoted has its row archived.
+
+    Raises:
+        AlreadyRunningError: Another process is at it.
+        ConservationError: The counts do not add up.
+    """
+    tally = run_backfill(
+        connection,
+        request.workspace_id,
+        _TrialsWork(request),
+        Pace(request.limit, request.batch_size, request.from_start),
+        dry_run=dry_run,
+        watch=watch or Watch(),
+    )
+    tally.notices["archived"] = _archive_demoted(connection, request, dry_run=dry_run)
+    return BackfillReport.of(
+        tally,
+        kind=BackfillKind.TRIALS,
+        workspace_id=str(request.workspace_id),
+        dry_run=dry_run,
+        since=request.since,
+        limit=request.limit,
+    )
+
+
+def _archive_demoted(connection: Connection, request: TrialsRequest, *, dry_run: bool) -> int:
+    gone = kb_trials.demoted(connection, request.workspace_id)
+    if not dry_run:
+        for begin in range(0, len(gone), request.batch_size):
+            with connection.transaction():
+                kb_trials.archive(connection, request.workspace_id, gone[begin : begin + request.batch_size])
+    return len(gone)
+
+
+class _TrialsWork:
+    kind = BackfillKind.TRIALS
+
+    def __init__(self, request: TrialsRequest) -> None:
+        self._request = request
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"since": self._request.since.isoformat() if self._request.since else None}
+
+    def read(self, connection: Connection, span: Span, rows: int) -> Page:
+        found = kb_trials.read_sources_page(
+            connection,
+            self._request.workspace_id,
+            since=self._request.since,
+            bounds=span.parameters(),
+            rows=rows,
+        )
+        return Page.of(span, found)
+
+    def decide(self, page: Page) -> Decisions:
+        sources = [
+            dict(zip(SOURCE_COLUMNS, columns, strict=True)) for columns in zip(*page.columns, strict=True)
+        ]
+        trials = [_trial_or_none(source) for source in sources]
+        return Decisions(
+            [None if trial else SkipReason.UNREADABLE_ROW for trial in trials],
+            notices={"without_a_regime": sum(1 for it in trials if it and it["regime_key"] is None)},
+            payload=trials,
+        )
+
+    def write(self, connection: Connection, page: Page, rows: Sequence[int]) -> set[str]:
+        trials = [
+            page.payload[row]
+            | {
+                "source_id": page.ids[row],
+                "source_version": page.versions[row],
+                "source_created_at": page.created_at[row],
+            }
+            for row in rows
+        ]
+        return kb_trials.land_trials(connection, self._request.workspace_id, trials)
+
+
+def _trial_or_none(source: Mapping[str, Any]) -> dict[str, Any] | None:
+    try:
+        return trial_of(source)
+    except (ValueError, RecursionError):  # parameters with a number of too many digits, or too deep
+        return None
