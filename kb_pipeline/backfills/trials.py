@@ -11,6 +11,7 @@ from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.domain.trials import SOURCE_COLUMNS, trial_of
 from kb_pipeline.rules import BATCH_SIZE_ROWS, TRIALS_LIMIT_ROWS, BackfillKind, SkipReason
 from kb_pipeline.storage import kb_trials
+from kb_pipeline.storage.locks import writer_lock
 from kb_pipeline.storage.postgres import Connection
 
 
@@ -57,10 +58,12 @@ def ingest_trials(
 
 def _archive_demoted(connection: Connection, request: TrialsRequest, *, dry_run: bool) -> int:
     gone = kb_trials.demoted(connection, request.workspace_id)
-    if not dry_run:
-        for begin in range(0, len(gone), request.batch_size):
-            with connection.transaction():
-                kb_trials.archive(connection, request.workspace_id, gone[begin : begin + request.batch_size])
+    if gone and not dry_run:
+        with writer_lock(connection, BackfillKind.TRIALS, request.workspace_id):
+            for begin in range(0, len(gone), request.batch_size):
+                batch = gone[begin : begin + request.batch_size]
+                with connection.transaction():
+                    kb_trials.archive(connection, request.workspace_id, batch)
     return len(gone)
 
 

@@ -91,7 +91,8 @@ class ParameterScores:
         The baseline parameters are the strategy's declared defaults where a trial of the tune used
         them, else the set with the best mean score over the *other* tunes: the tune's own trials
         are taken out, because its best score is chosen on the data it is scored on. A tune that did
-        not try that set has no baseline. Sets with equal means are taken in hash order.
+        not try that set has no baseline. Of sets with equal means one the tune tried comes first,
+        then the lower hash.
 
         Args:
             tunes: Number of the tune (0 to count - 1) of each scored trial, shape (trials,).

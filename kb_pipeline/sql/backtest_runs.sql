@@ -110,6 +110,16 @@ SELECT DISTINCT upper(run.dataset_meta ->> 'symbol')
    AND run.dataset_meta ->> 'symbol' IS NOT NULL
  LIMIT 2
 
+-- count_without_symbol --
+-- Test variants that wait for a regime and name no symbol.
+SELECT count(*)
+  FROM backtest_runs AS run
+ WHERE run.workspace_id = %(workspace_id)s
+   AND run.run_kind = 'test_variant'
+   AND run.status IN ('completed', 'success')
+   AND (run.regime_oos IS NULL OR run.regime_oos = 'null')
+   AND run.dataset_meta ->> 'symbol' IS NULL
+
 -- explain_run --
 -- One run's state, then the columns of the candidacy page, its regime and its workspace.
 SELECT run.created_at::text,

@@ -1,16 +1,6 @@
--- try_lock --
--- Take the migration lock of this database, if it is free.
-SELECT pg_try_advisory_lock(%(key)s)
-
--- lock_holder --
--- Who holds the migration lock of this database.
-SELECT activity.pid, activity.application_name
-  FROM pg_locks AS held
-  JOIN pg_database AS here ON here.oid = held.database AND here.datname = current_database()
-  JOIN pg_stat_activity AS activity ON activity.pid = held.pid
- WHERE held.locktype = 'advisory'
-   AND held.granted
-   AND (held.classid::bigint << 32) | held.objid::bigint = %(key)s
+-- may_create --
+-- Where a new table would go, and whether this user may create one there.
+SELECT current_schema(), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), current_user
 
 -- table_users --
 -- Open transactions that hold a lock on a table of this schema, the longest first.

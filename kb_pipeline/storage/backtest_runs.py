@@ -106,6 +106,14 @@ def distinct_symbols(connection: Connection, workspace_id: UUID) -> set[str]:
     return {str(row[0]) for row in rows}
 
 
+def count_without_symbol(connection: Connection, workspace_id: UUID) -> int:
+    """Return how many test variants wait for a regime and name no symbol."""
+    row = connection.execute(
+        statement("backtest_runs.count_without_symbol"), {"workspace_id": workspace_id}
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
 def read_run(connection: Connection, run_id: UUID, workspace_id: UUID | None) -> dict[str, Any] | None:
     """Return what bears on one run: its state, the gate's columns as a page holds them, its regime text."""
     row = connection.execute(

@@ -1,4 +1,4 @@
-"""Reading the sources of trials and keeping `kb_trials` in step with them. Statements: `sql/kb_trials.sql`."""
+"""Read the sources of trials and keep `kb_trials` in step with them. Statements: `sql/kb_trials.sql`."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,0 +1,91 @@
+"""The demo: load the history that comes with the project and run the main job over it.
+
+Everything is done by the same functions the commands call; only the order is this module's own.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kb_pipeline.backfills.attribution import AttributionRequest, backfill_attribution
+from kb_pipeline.backfills.candidacy import CandidacyRequest, backfill_candidacy
+from kb_pipeline.backfills.engine import Watch
+from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
+from kb_pipeline.backfills.report import BackfillReport
+from kb_pipeline.backfills.trials import TrialsRequest, ingest_trials
+from kb_pipeline.storage import backtest_runs
+from kb_pipeline.storage.demo import DEMO_WORKSPACE_ID, load_demo
+from kb_pipeline.storage.paths import data_directory
+from kb_pipeline.storage.postgres import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One command of the demo and the call behind it."""
+
+    command: str
+    run: Callable[[bool], BackfillReport]
+
+
+def run_demo(connection: Connection, watch: Watch) -> Iterator[str]:
+    """Load the demo workspace, run every backfill dry and for real, and yield what to print.
+
+    The tables must be there. Once everything is done, a further call writes nothing and says so.
+    """
+    loaded = load_demo(connection, data_directory() / "demo")
+    yield "Demo workspace: " + ", ".join(
+        f"{rows} new rows in {table}" for table, rows in loaded.items() if rows
+    )
+    written = 0
+    for step in _steps(connection, watch):
+        rehearsal = step.run(True)
+        if rehearsal.updated:
+            yield f"\n$ {step.command} --dry-run\n{rehearsal.to_text()}"
+            report = step.run(False)
+            written += report.updated
+            yield f"\n$ {step.command}\n{report.to_text()}\n{report.listing()}"
+    without_symbol = backtest_runs.count_without_symbol(connection, DEMO_WORKSPACE_ID)
+    yield "" if written else "\nNothing to do: the demo workspace is loaded and every backfill is complete."
+    yield f"{without_symbol} runs name neither symbol nor dates: no price file can give them a regime."
+    yield _NEXT_STEPS.format(workspace_id=DEMO_WORKSPACE_ID)
+
+
+_NEXT_STEPS = """
+What to look at next:
+  make ui                     the asset graph, in a browser
+  make shell                  a shell in which the commands below work
+  kb-pipeline backfill-candidacy --workspace-id {workspace_id} --dry-run --list
+  kb-pipeline explain RUN_ID  why a run is, or is not, a candidate"""
+
+
+def _steps(connection: Connection, watch: Watch) -> Iterator[_Step]:
+    workspace = f"--workspace-id {DEMO_WORKSPACE_ID}"
+    for path in sorted((data_directory() / "ohlcv").glob("*_*.csv")):
+        yield _regime_step(connection, watch, path, workspace)
+    candidacy = CandidacyRequest(workspace_id=DEMO_WORKSPACE_ID)
+    yield _Step(
+        f"kb-pipeline backfill-candidacy {workspace}",
+        lambda dry_run: backfill_candidacy(connection, candidacy, dry_run=dry_run, watch=watch),
+    )
+    attribution = AttributionRequest(workspace_id=DEMO_WORKSPACE_ID)
+    yield _Step(
+        f"kb-pipeline backfill-attribution {workspace}",
+        lambda dry_run: backfill_attribution(connection, attribution, dry_run=dry_run, watch=watch),
+    )
+    trials = TrialsRequest(workspace_id=DEMO_WORKSPACE_ID)
+    yield _Step(
+        f"kb-pipeline ingest-trials {workspace}",
+        lambda dry_run: ingest_trials(connection, trials, dry_run=dry_run, watch=watch),
+    )
+
+
+def _regime_step(connection: Connection, watch: Watch, path: Path, workspace: str) -> _Step:
+    symbol, _, timeframe = path.stem.partition("_")
+    shown = Path(*path.parts[-3:])
+    request = RegimeRequest(
+        workspace_id=DEMO_WORKSPACE_ID, ohlcv_file=path, symbol=symbol, timeframe=timeframe
+    )
+    return _Step(
+        f"kb-pipeline backfill-regime {workspace} --ohlcv-file {shown} --symbol {symbol} --timeframe {timeframe}",
+        lambda dry_run: backfill_regime(connection, request, dry_run=dry_run, watch=watch),
+    )
