@@ -1,0 +1,140 @@
+"""What a table of price bars must be: its columns, its times and the rules its values obey.
+
+A *bars frame* has a DatetimeIndex named `ts` in UTC, strictly increasing, and the float64 columns
+open, high, low, close, where known volume, and where given adj_close. Files are read and located
+failures are worded in `storage.ohlcv_files`; which bars a calendar expects stands in `calendars`.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pandera.pandas as pandera
+
+PRICE_COLUMNS: Final = ("open", "high", "low", "close")
+OPTIONAL_COLUMNS: Final = ("volume", "adj_close")
+"""A missing volume is an absent column, never zero."""
+
+
+class ValueRule(NamedTuple):
+    """What each value of a column must be; `holds` takes the column, `needed` is for people."""
+
+    reason: str
+    columns: tuple[str, ...]
+    needed: str
+    holds: Callable[[pd.Series], pd.Series]
+
+
+class RowRule(NamedTuple):
+    """What a row must be; a breach is shown at `column`."""
+
+    reason: str
+    column: str
+    needed: str
+    holds: Callable[[pd.DataFrame], pd.Series]
+
+
+class Violation(NamedTuple):
+    """One rule broken by the rows at these positions."""
+
+    reason: str
+    column: str
+    needed: str
+    positions: npt.NDArray[np.int64]
+
+
+def _is_finite(values: pd.Series) -> pd.Series:
+    return values.abs() < np.inf
+
+
+def _is_positive(values: pd.Series) -> pd.Series:
+    return ~(values <= 0)
+
+
+def _is_not_negative(values: pd.Series) -> pd.Series:
+    return ~(values < 0)
+
+
+def _high_is_not_below_low(frame: pd.DataFrame) -> pd.Series:
+    return ~(frame["high"] < frame["low"])
+
+
+def _lies_between(column: str) -> Callable[[pd.DataFrame], pd.Series]:
+    def lies_between_low_and_high(frame: pd.DataFrame) -> pd.Series:
+        price, low, high = frame[column], frame["low"], frame["high"]
+        # A high below its low is one mistake and is shown once, at the high.
+        return ~((price < low) | (price > high)) | (high < low)
+
+    return lies_between_low_and_high
+
+
+VALUE_RULES: Final = (
+    ValueRule("not_finite", PRICE_COLUMNS + OPTIONAL_COLUMNS, "a finite number", _is_finite),
+    ValueRule("not_positive", PRICE_COLUMNS, "a price above 0", _is_positive),
+    ValueRule("negative_volume", ("volume",), "a volume of 0 or more", _is_not_negative),
+)
+"""NaN breaks the first rule only, so that one bad value is one failure."""
+
+ROW_RULES: Final = (
+    RowRule("ohlc_inconsistent", "open", "an open between low and high", _lies_between("open")),
+    RowRule("ohlc_inconsistent", "high", "a high not below the low", _high_is_not_below_low),
+    RowRule("ohlc_inconsistent", "close", "a close between low and high", _lies_between("close")),
+)
+
+
+def violations(frame: pd.DataFrame) -> list[Violation]:
+    """Return the rules that rows of a frame break, with every position; order and index are free."""
+    broken = [
+        (rule.reason, column, rule.needed, ~rule.holds(frame[column]))
+        for rule in VALUE_RULES
+        for column in rule.columns
+        if column in frame
+    ]
+    broken += [(rule.reason, rule.column, rule.needed, ~rule.holds(frame)) for rule in ROW_RULES]
+    return [
+        Violation(reason, column, needed, np.flatnonzero(mask.to_numpy()))
+        for reason, column, needed, mask in broken
+        if mask.any()
+    ]
+
+
+def _value_checks(column: str) -> list[pandera.Check]:
+    # Pandera skips NaN by default, and a NaN must not pass for a number.
+    return [
+        pandera.Check(rule.holds, name=rule.reason, error=f"needed {rule.needed}", ignore_na=False)
+        for rule in VALUE_RULES
+        if column in rule.columns
+    ]
+
+
+def _increases_strictly(times: pd.Series) -> bool:
+    return bool((np.diff(pd.DatetimeIndex(times).asi8) > 0).all())
+
+
+OHLCV_SCHEMA: Final = pandera.DataFrameSchema(
+    columns={
+        name: pandera.Column("float64", _value_checks(name), required=name in PRICE_COLUMNS)
+        for name in PRICE_COLUMNS + OPTIONAL_COLUMNS
+    },
+    checks=[
+        pandera.Check(rule.holds, name=f"{rule.reason}_{rule.column}", error=f"needed {rule.needed}")
+        for rule in ROW_RULES
+    ],
+    index=pandera.Index(
+        "datetime64[ns, UTC]",
+        pandera.Check(_increases_strictly, name="times_increase", error="needed strictly increasing times"),
+        name="ts",
+    ),
+    name="ohlcv",
+)
+"""A bars frame. Validate with lazy=True to be told of every failure at once."""
+
+
+def bar_times_ns(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Return the times of a bars frame as UTC epoch nanoseconds, shape (bars,)."""
+    index = frame.index
+    if not isinstance(index, pd.DatetimeIndex):
+        raise TypeError(f"found an index of {type(index).__name__}, needed the DatetimeIndex of a bars frame")
+    return index.as_unit("ns").asi8

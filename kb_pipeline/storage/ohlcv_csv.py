@@ -1,0 +1,163 @@
+"""Cut a CSV file into cells.
+
+Arrow cuts it at once where the file is plain: no quotes, no odd line ends. Otherwise, and where
+Arrow stumbles, it is cut line by line, and every line that has another number of fields, a control
+character or a quote that does not close is named.
+"""
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from kb_pipeline.storage.ohlcv_failures import Failure, Refusal, refuse, refuse_all, shown
+from kb_pipeline.storage.ohlcv_source import Source
+from kb_pipeline.storage.ohlcv_table import Table, column_roles
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""Control characters but the tab. A line feed cannot occur inside a line."""
+
+_CONTROL_BYTES: Final = bytes([*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F])
+
+_OTHER_DELIMITERS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+# --- At once -----------------------------------------------------------------------------------
+
+
+def cut_at_once(source: Source) -> Table | None:
+    """Return the cells of a plain CSV file, or None where its lines must be looked at one by one.
+
+    Raises:
+        OhlcvFileError: The header cannot be used.
+    """
+    data = source.data
+    header_end = data.find(b"\n") + 1
+    if header_end in (0, len(data)) or not _is_plain(data, header_end):
+        return None
+    header = data[: header_end - 1].decode("utf-8").removesuffix("\r")
+    if not header.strip() or _CONTROL.search(header):
+        return None
+    names = _header(source.path, header, line=1)
+    roles = column_roles(source.path, names)
+    if len(roles) < len(names) and len(data.translate(None, _CONTROL_BYTES)) < len(data):
+        return None
+    try:
+        cells = _arrow_cells(memoryview(data)[header_end:], len(names), list(roles.values()))
+    except pa.ArrowInvalid:
+        return None
+    by_role = dict(zip(roles, cells.columns, strict=True))
+    return Table(source.path, names, roles, by_role, lambda row, position: (row + 2, position + 1))
+
+
+def _is_plain(data: bytes | bytearray, header_end: int) -> bool:
+    unix_or_windows_ends = b"\r" not in data or data.count(b"\r") == data.count(b"\r\n")
+    return data.endswith(b"\n") and unix_or_windows_ends and data.find(b'"', header_end) < 0
+
+
+def _arrow_cells(body: memoryview, fields: int, wanted: list[int]) -> pa.Table:
+    # A text stays a text: what Arrow takes for a null, a number or a time is wider than our rules.
+    columns = [str(position) for position in range(fields)]
+    return pyarrow.csv.read_csv(
+        pa.BufferReader(pa.py_buffer(body)),
+        read_options=pyarrow.csv.ReadOptions(column_names=columns),
+        parse_options=pyarrow.csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(columns, pa.string()),
+            include_columns=[str(position) for position in wanted],
+            null_values=[],
+            strings_can_be_null=False,
+        ),
+    )
+
+
+# --- Line by line ------------------------------------------------------------------------------
+
+
+def cut_by_line(source: Source) -> Table:
+    """Return the cells of any CSV file, with a failure for each line that cannot be cut.
+
+    Raises:
+        OhlcvFileError: The header cannot be used, or no row follows it.
+    """
+    lines = [line.removesuffix("\r") for line in source.data.decode("utf-8").split("\n")]
+    unterminated = lines[-1] != ""
+    if not unterminated:
+        lines.pop()
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip(" \t")]
+    header_line, header = numbered[0]
+    names = _header(source.path, header, header_line)
+    roles = column_roles(source.path, names)
+    if len(numbered) == 1:
+        raise refuse(source.path, Refusal.NO_BARS, "found a header and no rows, needed at least one bar")
+    kept, rows, failures = _rows(numbered[1:], len(names))
+    if unterminated:
+        failures.append(_cut_short(numbered[-1]))
+    return Table(
+        source.path,
+        names,
+        roles,
+        {role: _column(rows, position) for role, position in roles.items()},
+        lambda row, position: (int(kept[row]), position + 1),
+        notices={"blank_lines": len(lines) - len(numbered)},
+        failures=failures,
+    )
+
+
+def _rows(
+    numbered: list[tuple[int, str]], fields: int
+) -> tuple[Sequence[int], list[list[str]], list[Failure]]:
+    """Return the line numbers and fields of good lines, and what is wrong with the others."""
+    kept, rows, failures = [], [], []
+    for number, line in numbered:
+        cells = _fields(line, number)
+        if isinstance(cells, Failure):
+            failures.append(cells)
+        elif len(cells) != fields:
+            text = f"found {len(cells)} fields, needed {fields} as in the header. Correct or remove the line"
+            failures.append(Failure(number, min(len(cells), fields + 1), Refusal.FIELD_COUNT, text))
+        else:
+            kept.append(number)
+            rows.append(cells)
+    return np.array(kept, dtype=np.int64).tolist(), rows, failures
+
+
+def _column(rows: list[list[str]], position: int) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array([row[position] for row in rows], pa.string())])
+
+
+def _fields(line: str, number: int) -> list[str] | Failure:
+    control = _CONTROL.search(line)
+    if control:
+        text = f"found the control character {shown(control[0])}, needed plain text. Remove it"
+        return Failure(number, line.count(",", 0, control.start()) + 1, Refusal.CONTROL_CHARACTER, text)
+    if '"' not in line:
+        return line.split(",")
+    try:
+        return next(csv.reader([line], strict=True))
+    except csv.Error:
+        text = "found a quote that does not close in its line, or stands inside a field. Remove the quotes"
+        return Failure(number, line.count(",", 0, line.index('"')) + 1, Refusal.QUOTING, text)
+
+
+def _cut_short(last: tuple[int, str]) -> Failure:
+    number, line = last
+    text = f"found {shown(line)} without a line end, needed one: the file may be cut short. Fetch it again"
+    return Failure(number, line.count(",") + 1, Refusal.UNTERMINATED_LAST_LINE, text)
+
+
+def _header(path: Path, header: str, line: int) -> list[str]:
+    if "," not in header:
+        for delimiter, name in _OTHER_DELIMITERS.items():
+            if delimiter in header:
+                text = f"found {name} between the columns, needed commas. Save the file comma-separated"
+                raise refuse(path, Refusal.DELIMITER, text)
+    names = _fields(header, line)
+    if isinstance(names, Failure):
+        raise refuse_all(path, [names])
+    return names

@@ -1,0 +1,158 @@
+"""Read price files: CSV, JSON and Parquet, checked as a whole before anybody sees a bar.
+
+The way of a file: `ohlcv_source` opens it and holds its bytes, one module per format cuts them
+into cells, `ohlcv_cells` reads those, `ohlcv_table` makes bars of them, and here the bars are held
+against the timeframe and given a symbol. A bad file is refused with all of its failures.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+
+from kb_pipeline import rules
+from kb_pipeline.domain.ohlcv import bar_times_ns
+from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.storage.ohlcv_csv import cut_at_once, cut_by_line
+from kb_pipeline.storage.ohlcv_failures import Refusal, refuse, shown
+from kb_pipeline.storage.ohlcv_json import read_json, read_ndjson
+from kb_pipeline.storage.ohlcv_parquet import read_parquet
+from kb_pipeline.storage.ohlcv_source import Source, read_source
+from kb_pipeline.storage.ohlcv_table import Bars, bars_from_table, good_bars_from_table
+
+_TICKER: Final = re.compile(r"[A-Z0-9.^=-]{1,15}")
+
+
+@dataclass(frozen=True, slots=True)
+class OhlcvFile:
+    """A price file that passed every check.
+
+    `frame` is a bars frame (see `domain.ohlcv`). `symbol` is upper case, None where neither the
+    caller nor a column nor the file's name says it. `sha256` is that of the bytes on disk.
+    `notices` counts what a reader should know: dropped_duplicates, sorted_on_load (rows older than
+    the row before), ignored_columns, missing_volume, rounded_to_float64, blank_lines.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+    symbol: str | None
+    sha256: str
+    notices: dict[str, int]
+
+
+def read_ohlcv_file(
+    path: str | Path,
+    *,
+    timezone: str | None = None,
+    timeframe: str | None = None,
+    symbol: str | None = None,
+    data_root: Path | None = None,
+) -> OhlcvFile:
+    """Return the bars of one file.
+
+    Args:
+        path: .csv, .txt, .json, .ndjson or .jsonl, each also .gz, or .parquet.
+        timezone: Zone of times that name none; UTC by default.
+        timeframe: The bars must be that far apart, a key of `rules.TIMEFRAMES_SECONDS`.
+        symbol: What the bars are of; by default the file's symbol column or its name says it.
+        data_root: Refuse a file that does not lie under this directory.
+
+    Raises:
+        OhlcvFileError: The file is refused; the error holds every failure found.
+        BadArgumentError: The time zone or the timeframe is unknown.
+    """
+    zone = _zone(timezone)
+    if timeframe is not None and timeframe not in rules.TIMEFRAMES_SECONDS:
+        known = ", ".join(rules.TIMEFRAMES_SECONDS)
+        raise BadArgumentError(f"found the timeframe {shown(timeframe)}, needed one of {known}")
+    source = read_source(path, data_root)
+    bars = bars_from_source(source, zone)
+    if timeframe is not None:
+        _refuse_other_timeframe(source.path, bar_times_ns(bars.frame), timeframe)
+    return OhlcvFile(
+        source.path, bars.frame, _symbol(source.path, symbol, bars.symbol), source.sha256, bars.notices
+    )
+
+
+def bars_from_source(source: Source, timezone: ZoneInfo | None, *, exact: bool = False) -> Bars:
+    """Return the bars of a file's bytes.
+
+    Args:
+        source: The bytes and their format.
+        timezone: Zone of times that name none; UTC by default.
+        exact: Read CSV line by line and every file cell by cell from the start; for tests.
+
+    Raises:
+        OhlcvFileError: With every failure of the file.
+    """
+    if source.format == "csv":
+        return _bars_from_csv(source, timezone, exact=exact)
+    readers = {"json": read_json, "ndjson": read_ndjson, "parquet": read_parquet}
+    return bars_from_table(readers[source.format](source), timezone, exact=exact)
+
+
+def _bars_from_csv(source: Source, timezone: ZoneInfo | None, *, exact: bool) -> Bars:
+    """Prove at once that the file is good, or else find everything that is wrong with it."""
+    table = None if exact else cut_at_once(source)
+    bars = None if table is None else good_bars_from_table(table, timezone)
+    return bars or bars_from_table(cut_by_line(source), timezone, exact=exact)
+
+
+def _zone(timezone: str | None) -> ZoneInfo | None:
+    if timezone is None:
+        return None
+    try:
+        return ZoneInfo(timezone)
+    except (ValueError, OSError, KeyError):
+        raise BadArgumentError(
+            f"found the time zone {shown(timezone)}, needed a name such as America/New_York"
+        ) from None
+
+
+def _refuse_other_timeframe(
+    path: Path, times_ns: np.ndarray[tuple[int], np.dtype[np.int64]], timeframe: str
+) -> None:
+    """Refuse bars whose distances contradict the timeframe; a single bar contradicts none."""
+    steps = np.diff(times_ns) // 10**9
+    if not len(steps):
+        return
+    distances, uses = np.unique(steps, return_counts=True)
+    commonest = int(distances[uses.argmax()])
+    wanted = rules.TIMEFRAMES_SECONDS[timeframe]
+    if timeframe == "1d":
+        fits = int(distances[0]) >= rules.MIN_DAILY_STEP_SECONDS
+        found = f"bars only {_duration(int(distances[0]))} apart"
+    else:
+        # Two bars with a night between them may be of any timeframe up to a night.
+        fits = commonest == wanted or (len(steps) == 1 and commonest > wanted)
+        found = f"bars mostly {_duration(commonest)} apart"
+    if not fits:
+        advice = "Give the file's own timeframe"
+        raise refuse(path, Refusal.TIMEFRAME_MISMATCH, f"found {found}, needed bars of {timeframe}. {advice}")
+
+
+def _duration(seconds: int) -> str:
+    return next(
+        (name for name, length in rules.TIMEFRAMES_SECONDS.items() if length == seconds), f"{seconds} s"
+    )
+
+
+def _symbol(path: Path, given: str | None, in_column: str | None) -> str | None:
+    if given and in_column and given.upper() != in_column:
+        found = f"found the symbol {shown(in_column)}, needed {shown(given.upper())}"
+        raise refuse(path, Refusal.SYMBOL_MISMATCH, f"{found}. Give the file of that symbol")
+    named = given or in_column
+    return named.upper() if named else _symbol_in_name(path)
+
+
+def _symbol_in_name(path: Path) -> str | None:
+    """Return AAPL for AAPL_1d.csv.gz and AAPL.csv, None for a name that is no ticker."""
+    stem = Path(path.name.removesuffix(".gz")).stem.upper()
+    ticker, _, rest = stem.partition("_")
+    if rest.lower() in rules.TIMEFRAMES_SECONDS:
+        stem = ticker
+    return stem if _TICKER.fullmatch(stem) else None

@@ -1,0 +1,264 @@
+"""Open a price file safely and hold its bytes.
+
+Holds every check that comes before a parser sees anything: what the path is, where it leads, how
+large it grows, what kind of bytes it holds, and that nobody replaced it meanwhile. What the bytes
+mean is the work of `ohlcv_csv`, `ohlcv_json` and `ohlcv_parquet`.
+"""
+
+import errno
+import gzip
+import hashlib
+import io
+import os
+import stat
+import zlib
+from contextlib import closing
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from typing_extensions import Buffer
+
+from kb_pipeline import rules
+from kb_pipeline.errors import OhlcvFileError
+from kb_pipeline.storage.ohlcv_failures import Refusal, refuse, shown
+
+_FORMATS: Final = {
+    ".csv": "csv",
+    ".txt": "csv",
+    ".json": "json",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".parquet": "parquet",
+}
+
+_CHUNK_BYTES: Final = 1 << 20
+"""Measured: larger chunks fall out of the cache before they are hashed."""
+
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+_PACKED: Final = {
+    b"PK": "a zip archive",
+    _GZIP_MAGIC: "gzip data",
+    b"BZh": "bzip2 data",
+    b"\xfd7zXZ": "xz data",
+    b"\x28\xb5\x2f\xfd": "zstandard data",
+    b"7z\xbc\xaf": "a 7z archive",
+}
+_BINARY: Final = {
+    b"PAR1": "Parquet data",
+    b"ARROW1": "Arrow data",
+    b"SQLite format 3\0": "an SQLite database",
+    b"\x89HDF": "an HDF5 file",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"%PDF": "a PDF",
+    **{bytes([0x80, protocol]): "Python pickle data, which is never loaded" for protocol in range(2, 6)},
+}
+"""First bytes of files that are often given for text, and what to call them."""
+
+
+class Source(NamedTuple):
+    """The unpacked bytes of a price file. `sha256` is that of the bytes on disk."""
+
+    path: Path
+    format: str
+    data: bytes | bytearray
+    sha256: str
+
+
+class _HashingReader(io.RawIOBase):
+    """Reads a file and hashes what passes."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        count = self._file.readinto(buffer)
+        self.hash.update(memoryview(buffer)[:count])
+        return count
+
+
+def read_source(path: str | Path, data_root: Path | None) -> Source:
+    """Return the bytes of a price file, unpacked.
+
+    Args:
+        path: Taken as it stands; `~` is not expanded.
+        data_root: The file must lie under this directory once all links are followed.
+
+    Raises:
+        OhlcvFileError: The file may not be read, or holds what no price file holds.
+    """
+    try:
+        named = Path(path)
+        opened = named if data_root is None else _inside(named, data_root)
+        with _open_regular(named, opened, follow_links=data_root is None) as file:
+            return _read(named, opened, file)
+    except OSError as error:
+        raise _os_refusal(path, error) from None
+    except (ValueError, RuntimeError):
+        # A NUL in the path, and a chain of links that closes on itself.
+        raise refuse(
+            path, Refusal.NOT_FOUND, "found a path that names no file, needed a price file"
+        ) from None
+
+
+def _inside(path: Path, data_root: Path) -> Path:
+    resolved = path.resolve()
+    if not resolved.is_relative_to(data_root.resolve()):
+        raise refuse(
+            path,
+            Refusal.OUTSIDE_DATA_ROOT,
+            f"found a path that leaves the data root {data_root}. Put the file itself under it",
+        )
+    return resolved
+
+
+def _open_regular(named: Path, opened: Path, *, follow_links: bool) -> io.FileIO:
+    # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow_links else os.O_NOFOLLOW)
+    file = io.FileIO(os.open(opened, flags))
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode):
+        return file
+    file.close()
+    raise refuse(named, Refusal.NOT_A_REGULAR_FILE, "found a device, pipe or socket, needed a regular file")
+
+
+def _os_refusal(path: object, error: OSError) -> OhlcvFileError:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return refuse(path, Refusal.PERMISSION, "found a file this user may not read. Grant read permission")
+    if error.errno == errno.EISDIR:
+        return refuse(path, Refusal.NOT_A_REGULAR_FILE, "found a directory, needed a regular file")
+    if error.errno in (errno.ENXIO, errno.ENODEV):
+        return refuse(
+            path, Refusal.NOT_A_REGULAR_FILE, "found a device, pipe or socket, needed a regular file"
+        )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+        return refuse(
+            path, Refusal.NOT_FOUND, "found no file of this name. Check the path; ~ is not expanded"
+        )
+    return refuse(path, Refusal.UNREADABLE, f"could not be read: {error.strerror}")
+
+
+def _read(named: Path, opened: Path, file: io.FileIO) -> Source:
+    form, is_gzip = _format(named)
+    before = os.fstat(file.fileno())
+    is_text = form in ("csv", "ndjson")
+    size_limit = rules.MAX_OHLCV_UNPACKED_BYTES if is_gzip or form == "json" else rules.MAX_OHLCV_FILE_BYTES
+    _refuse_size(named, before.st_size, size_limit)
+    reader = _HashingReader(file)
+    if is_gzip:
+        data = _unpacked(named, reader, size_limit, is_text=is_text)
+    else:
+        data = _all_bytes(named, reader, size_limit, is_text=is_text)
+    _refuse_change(named, before, os.fstat(file.fileno()), opened)
+    if form != "parquet":
+        _refuse_binary(named, data, _PACKED, Refusal.BAD_COMPRESSION)
+        _refuse_binary(named, data, _BINARY, Refusal.BINARY_FILE)
+        _refuse_encoding(named, data)
+        if data.startswith(_BYTE_ORDER_MARK):
+            data = data[len(_BYTE_ORDER_MARK) :]
+    if not data or data.isspace():
+        raise refuse(
+            named, Refusal.EMPTY_FILE, f"found {before.st_size} bytes and no text, needed price bars"
+        )
+    return Source(named, form, data, reader.hash.hexdigest())
+
+
+def _format(path: Path) -> tuple[str, bool]:
+    name = path.name.lower()
+    is_gzip = name.endswith(".gz")
+    suffix = Path(name.removesuffix(".gz")).suffix
+    form = _FORMATS.get(suffix)
+    if suffix == ".zip":
+        raise refuse(
+            path, Refusal.BAD_COMPRESSION, "found a zip archive. Unpack it, or compress the file with gzip"
+        )
+    if form is None or (is_gzip and form == "parquet"):
+        raise refuse(
+            path,
+            Refusal.UNKNOWN_FORMAT,
+            f"found the suffix {shown(path.suffix)}, needed .parquet or "
+            ".csv, .txt, .json, .ndjson, .jsonl, each of which may end in .gz",
+        )
+    return form, is_gzip
+
+
+def _refuse_size(path: Path, size: int, limit: int) -> None:
+    if size > limit:
+        raise refuse(
+            path, Refusal.TOO_LARGE, f"found more than {limit:,} bytes, the most that is read. Split the file"
+        )
+
+
+def _all_bytes(path: Path, reader: io.RawIOBase | gzip.GzipFile, limit: int, *, is_text: bool) -> bytearray:
+    """Return everything the reader gives, stopping at the first sign that it is too much."""
+    data = bytearray()
+    line_start = 0
+    while chunk := reader.read(_CHUNK_BYTES):
+        data += chunk
+        _refuse_size(path, len(data), limit)
+        if is_text:
+            line_start = _last_line_start(path, data, line_start)
+    return data
+
+
+def _last_line_start(path: Path, data: bytearray, start: int) -> int:
+    """Return where a line begins that is not longer than allowed so far, from one that begins at start."""
+    longest = rules.MAX_OHLCV_LINE_BYTES
+    while len(data) - start > longest:
+        newline = data.rfind(b"\n", start, start + longest + 1)
+        if newline < 0:
+            line = data.count(b"\n", 0, start) + 1
+            text = f"found line {line} longer than {longest:,} bytes, the most that is read. Remove that line"
+            raise refuse(path, Refusal.LINE_TOO_LONG, text)
+        start = newline + 1
+    return start
+
+
+def _unpacked(path: Path, reader: _HashingReader, limit: int, *, is_text: bool) -> bytearray:
+    try:
+        with closing(gzip.GzipFile(fileobj=reader, mode="rb")) as unpacked:
+            return _all_bytes(path, unpacked, limit, is_text=is_text)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise refuse(
+            path,
+            Refusal.BAD_COMPRESSION,
+            f"found bytes that are not a whole gzip file ({error}). Compress it again",
+        ) from None
+
+
+def _refuse_change(path: Path, before: os.stat_result, after: os.stat_result, opened: Path) -> None:
+    identities = {
+        (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        for status in (before, after, os.stat(opened))  # noqa: PTH116 - one call, next to fstat
+    }
+    if len(identities) > 1:
+        raise refuse(
+            path,
+            Refusal.CHANGED_WHILE_READING,
+            "changed while it was read. Run again when its writer is done",
+        )
+
+
+def _refuse_binary(path: Path, data: bytearray, kinds: dict[bytes, str], reason: Refusal) -> None:
+    for magic, kind in kinds.items():
+        if data.startswith(magic):
+            raise refuse(
+                path, reason, f"found {kind}, needed the plain text its name promises. Export it as text"
+            )
+
+
+def _refuse_encoding(path: Path, data: bytearray) -> None:
+    if data.isascii():
+        return
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        found = f"found the byte 0x{data[error.start]:02x} at byte offset {error.start} (line {line})"
+        raise refuse(path, Refusal.ENCODING, f"{found}, needed UTF-8. Save the file as UTF-8") from None

@@ -1,0 +1,263 @@
+"""Turn a table of cells into a bars frame, or into the list of everything wrong with it.
+
+What CSV, JSON and Parquet have in common: which column plays which role, the order of the rows,
+duplicates, and the rules of `domain.ohlcv`, whose failures are shown at their place in the file.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kb_pipeline import rules
+from kb_pipeline.domain import ohlcv
+from kb_pipeline.storage.ohlcv_cells import BadCell, read_numbers, read_times
+from kb_pipeline.storage.ohlcv_failures import Failure, Refusal, refuse, refuse_all, shown
+
+_ALIASES: Final = {
+    "time": ("timestamp", "datetime", "date", "time", "ts"),
+    "open": ("open", "o"),
+    "high": ("high", "h"),
+    "low": ("low", "l"),
+    "close": ("close", "c"),
+    "volume": ("volume", "v"),
+    "adj_close": ("adj close", "adj_close", "adjclose", "adj. close", "adjusted close", "adjusted_close"),
+    "symbol": ("symbol", "ticker"),
+}
+_ROLES: Final = {alias: role for role, aliases in _ALIASES.items() for alias in aliases}
+_REQUIRED: Final = ("time", *ohlcv.PRICE_COLUMNS)
+
+Times = npt.NDArray[np.int64]
+Columns = dict[str, npt.NDArray[np.float64]]
+
+Place = Callable[[int, int], tuple[int, int]]
+"""From a row and a field, both counted from 0, to the line and field a message names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells as they were found, with only the columns that play a role.
+
+    `roles` maps a role to its field, counted from 0; `cells` maps it to its column. `failures` are
+    those of rows that could not be cut into fields; such rows are not in `cells`.
+    """
+
+    path: Path
+    names: Sequence[str]
+    roles: dict[str, int]
+    cells: dict[str, pa.ChunkedArray]
+    place: Place
+    place_form: str = "{path}:{line}:{field}"
+    notices: dict[str, int] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Bars(NamedTuple):
+    """What a table holds: a bars frame, the one symbol it names, and what was done on the way."""
+
+    frame: pd.DataFrame
+    symbol: str | None
+    notices: dict[str, int]
+
+
+# --- Columns -----------------------------------------------------------------------------------
+
+
+def column_roles(path: Path, names: Sequence[str]) -> dict[str, int]:
+    """Return which field plays which role.
+
+    Raises:
+        OhlcvFileError: Too many columns, a role played twice, or one that nobody plays.
+    """
+    if len(names) > rules.MAX_OHLCV_COLUMNS:
+        text = f"found {len(names)} columns, needed at most {rules.MAX_OHLCV_COLUMNS}. Keep the price columns"
+        raise refuse(path, Refusal.TOO_MANY_COLUMNS, text)
+    fields: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        role = _ROLES.get(name.strip().lower())
+        if role:
+            fields.setdefault(role, []).append(position)
+    _refuse_missing(path, names, [role for role in _REQUIRED if role not in fields])
+    for role, positions in fields.items():
+        if len(positions) > 1:
+            found = " and ".join(shown(names[position]) for position in positions)
+            raise refuse(
+                path, Refusal.DUPLICATE_COLUMNS, f"found the columns {found}, needed one {role} column"
+            )
+    return {role: positions[0] for role, positions in fields.items()}
+
+
+def _refuse_missing(path: Path, names: Sequence[str], missing: list[str]) -> None:
+    if not missing:
+        return
+    found = ", ".join(shown(name.strip()) for name in names[:12]) + (", ..." if len(names) > 12 else "")
+    wanted = ", ".join(f"{role} (or {', '.join(_ALIASES[role][1:])})" for role in missing)
+    raise refuse(
+        path, Refusal.MISSING_COLUMNS, f"found the columns {found}; needed also {wanted}. Name them in line 1"
+    )
+
+
+# --- Rows --------------------------------------------------------------------------------------
+
+
+class _Cells(NamedTuple):
+    """The cells of a table as values, and by role those that cannot be read."""
+
+    times: Times
+    columns: Columns
+    rounded: int
+    bad: dict[str, list[BadCell]]
+
+
+def bars_from_table(table: Table, timezone: ZoneInfo | None, *, exact: bool = False) -> Bars:
+    """Return the bars of a table, sorted, without exact duplicates.
+
+    Args:
+        table: Its cells.
+        timezone: Zone of times that name none; UTC by default.
+        exact: Read cell by cell from the start; for tests.
+
+    Raises:
+        OhlcvFileError: With every failure of the table.
+    """
+    cells = _read_cells(table, timezone, exact=exact)
+    bars = _good_bars(table, cells)
+    if bars is None:
+        raise refuse_all(table.path, _all_failures(table, cells), table.place_form)
+    return bars
+
+
+def good_bars_from_table(table: Table, timezone: ZoneInfo | None) -> Bars | None:
+    """Return the bars of a table, or None where anything is wrong with it."""
+    return _good_bars(table, _read_cells(table, timezone, exact=False))
+
+
+def _read_cells(table: Table, timezone: ZoneInfo | None, *, exact: bool) -> _Cells:
+    times = read_times(table.cells["time"], timezone, exact=exact)
+    names = [name for name in (*ohlcv.PRICE_COLUMNS, *ohlcv.OPTIONAL_COLUMNS) if name in table.cells]
+    numbers = {name: read_numbers(table.cells[name], exact=exact) for name in names}
+    return _Cells(
+        times.values,
+        {name: column.values for name, column in numbers.items()},
+        sum(column.rounded for column in numbers.values()),
+        {"time": times.bad, **{name: column.bad for name, column in numbers.items()}},
+    )
+
+
+def _good_bars(table: Table, cells: _Cells) -> Bars | None:
+    """Return the bars, or None where some rule is broken."""
+    if table.failures or any(cells.bad.values()):
+        return None
+    times, columns = cells.times, cells.columns
+    symbols = _symbols(table)
+    order, repeats = _order_and_repeats(times, columns)
+    if len(symbols) > 1 or repeats.conflicting.any():
+        return None
+    done = {
+        "sorted_on_load": int(np.count_nonzero(np.diff(times) < 0)),
+        "dropped_duplicates": int(np.count_nonzero(repeats.exact)),
+    }
+    if any(done.values()):
+        kept = order[~repeats.exact]
+        times, columns = times[kept], {name: values[kept] for name, values in columns.items()}
+    frame = pd.DataFrame(columns, index=pd.DatetimeIndex(times.view("M8[ns]"), tz="UTC", name="ts"))
+    if ohlcv.violations(frame):
+        return None
+    frame = ohlcv.OHLCV_SCHEMA.validate(frame, lazy=True, inplace=True)
+    return Bars(frame, symbols[0] if symbols else None, _notices(table, cells.rounded, done))
+
+
+def _notices(table: Table, rounded: int, done: dict[str, int]) -> dict[str, int]:
+    notices = {
+        "ignored_columns": len(table.names) - len(table.roles),
+        "missing_volume": int("volume" not in table.roles),
+        "rounded_to_float64": rounded,
+        **table.notices,
+        **done,
+    }
+    return {name: count for name, count in notices.items() if count}
+
+
+def _symbols(table: Table) -> list[str]:
+    if "symbol" not in table.cells:
+        return []
+    found = pc.unique(pc.cast(table.cells["symbol"], pa.string())).to_pylist()
+    return sorted({(symbol or "").strip().upper() for symbol in found})
+
+
+class _Repeats(NamedTuple):
+    """Rows, in time order, whose time the row before has too: with the same values, or with others."""
+
+    exact: npt.NDArray[np.bool_]
+    conflicting: npt.NDArray[np.bool_]
+
+
+def _order_and_repeats(times: Times, columns: Columns) -> tuple[Times, _Repeats]:
+    order = np.arange(len(times)) if (np.diff(times) > 0).all() else np.argsort(times, kind="stable")
+    same_time = np.zeros(len(times), dtype=bool)
+    same_time[1:] = np.diff(times[order]) == 0
+    same_values = same_time.copy()
+    if same_time.any():
+        for values in columns.values():
+            same_values[1:] &= values[order][1:] == values[order][:-1]
+    return order, _Repeats(same_values, same_time & ~same_values)
+
+
+# --- Failures ----------------------------------------------------------------------------------
+
+
+def _all_failures(table: Table, cells: _Cells) -> list[Failure]:
+    """Return every failure. Rules among values are asked only of rows whose cells were all read."""
+    failures = list(table.failures)
+    for role, bad in cells.bad.items():
+        failures += [_failure(table, cell.row, role, cell.reason, cell.found, cell.needed) for cell in bad]
+    unread = np.unique([cell.row for bad in cells.bad.values() for cell in bad]).astype(np.int64)
+    rows = np.setdiff1d(np.arange(len(cells.times)), unread)
+    read = {name: values[rows] for name, values in cells.columns.items()}
+    for reason, name, needed, positions in ohlcv.violations(pd.DataFrame(read)):
+        failures += [
+            _failure(table, int(row), name, reason, str(table.cells[name][int(row)]), needed)
+            for row in rows[positions]
+        ]
+    return failures + _conflicts(table, rows, cells.times[rows], read) + _second_symbols(table)
+
+
+def _failure(table: Table, row: int, role: str, reason: str, found: str, needed: str) -> Failure:
+    position = table.roles[role]
+    line, column = table.place(row, position)
+    return Failure(
+        line, column, reason, f"{table.names[position].strip()}: found {shown(found)}, needed {needed}"
+    )
+
+
+def _conflicts(table: Table, rows: Times, times: Times, columns: Columns) -> list[Failure]:
+    order, repeats = _order_and_repeats(times, columns)
+    failures = []
+    for position in np.flatnonzero(repeats.conflicting):
+        earlier, later = sorted((int(rows[order[position - 1]]), int(rows[order[position]])))
+        line, _ = table.place(earlier, table.roles["time"])
+        found, needed = (
+            str(table.cells["time"][later]),
+            f"one row a time: line {line} has other values for it",
+        )
+        failures.append(_failure(table, later, "time", Refusal.CONFLICTING_DUPLICATE, found, needed))
+    return failures
+
+
+def _second_symbols(table: Table) -> list[Failure]:
+    """Return the first row of each symbol after the first."""
+    if len(_symbols(table)) < 2:
+        return []
+    seen: dict[str, int] = {}
+    for row, symbol in enumerate(pc.cast(table.cells["symbol"], pa.string()).to_pylist()):
+        seen.setdefault((symbol or "").strip().upper(), row)
+    first, *others = seen.items()
+    needed = f"only {shown(first[0])} as in the first row. Split the file by symbol"
+    return [_failure(table, row, "symbol", Refusal.MIXED_SYMBOLS, symbol, needed) for symbol, row in others]
