@@ -106,7 +106,8 @@ def workspace(connection: Connection) -> Workspace:
         "INSERT INTO workspaces (name, slug) VALUES ('Quant', 'quant') RETURNING id"
     ).fetchone() or (None,)
     (strategy_id,) = connection.execute(
-        "INSERT INTO kb_entities (workspace_id, type, name) VALUES (%s, 'strategy', 'trend_following') RETURNING id",
+        "INSERT INTO kb_entities (workspace_id, type, name)"
+        " VALUES (%s, 'strategy', 'trend_following') RETURNING id",
         [workspace_id],
     ).fetchone() or (None,)
     return Workspace(workspace_id, strategy_id)

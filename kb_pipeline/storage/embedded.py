@@ -7,7 +7,6 @@ and opens directories to everyone. Which database is used, and what is in it, is
 
 import fcntl
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -22,12 +21,11 @@ from urllib.parse import quote
 
 from kb_pipeline.errors import DatabaseError, UnsafePathError
 from kb_pipeline.rules import EMBEDDED_START_TIMEOUT_S, MAX_SOCKET_PATH_BYTES
+from kb_pipeline.storage import server_account
 from kb_pipeline.storage.paths import postgres_directory
 
 DATABASE: Final = "kb"
 SUPERUSER: Final = "kb"
-SERVER_ACCOUNT: Final = "pgserver"
-"""Who runs the server when root starts it: Postgres refuses root. The wheel uses the same name."""
 
 _PORT: Final = 5432
 _SOCKET_NAME: Final = f".s.PGSQL.{_PORT}"
@@ -36,6 +34,9 @@ _SOCKET_NAME: Final = f".s.PGSQL.{_PORT}"
 # in the shell that pg_ctl goes through, and no permission on the directories above, so a path may
 # hold any character and root's private directories need not be opened to the server's account.
 _HERE: Final = "/proc/self/cwd" if Path("/proc/self/cwd").exists() else "."
+
+_OTHERS_ACCESS: Final = 0o027
+"""Postgres itself accepts group-readable data directories, for backups; so do we."""
 
 _SETTINGS: Final = {
     # Nothing but the socket inside the 0700 data directory: no network, no other account.
@@ -133,8 +134,8 @@ def status(home: Path | None = None) -> EmbeddedStatus:
     data = postgres_directory(home)
     url = url_if_running(home)
     pid = _postmaster_pid(data) if url else None
-    version = subprocess.run([_program("postgres"), "--version"], capture_output=True, text=True, check=True)
-    return EmbeddedStatus(url is not None, url, data, pid, version.stdout.split()[-1])
+    said = subprocess.check_output([_program("postgres"), "--version"], text=True)  # noqa: S603 - the wheel's own
+    return EmbeddedStatus(url is not None, url, data, pid, version=said.split()[-1])
 
 
 def url_if_running(home: Path | None = None) -> str | None:
@@ -151,6 +152,10 @@ def _url(data: Path) -> str:
 
 def _make_ready(data: Path) -> None:
     if not (data / "PG_VERSION").exists():
+        if data.exists() and any(data.iterdir()):
+            raise UnsafePathError(
+                f"{data} holds other files than a database's. Set KB_HOME to another directory."
+            )
         _initialise(data)
     deadline = time.monotonic() + EMBEDDED_START_TIMEOUT_S
     while not _is_ready(data):
@@ -168,25 +173,21 @@ def _initialise(data: Path) -> None:
     if fresh.exists():
         shutil.rmtree(fresh)
     fresh.mkdir(mode=0o700)
-    account = _account(create=True)
-    if account is not None:
-        os.chown(fresh, account.pw_uid, account.pw_gid)
+    server_account.hand_over(fresh)
     _run(
         *("initdb", "-D", _HERE, "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8", "--no-instructions"),
         *("--locale=C.UTF-8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
         inside=fresh,
     )
     _run("postgres", "--single", "-D", _HERE, "postgres", inside=fresh, typed=f"CREATE DATABASE {DATABASE}\n")
-    try:
-        fresh.rename(data)
-    except OSError as error:
-        raise DatabaseError(f"{data} holds no database and cannot become one: {error.strerror}.") from error
+    fresh.rename(data)
 
 
 def _launch(data: Path, deadline: float) -> None:
-    # A pid file survives kill -9 and a power loss; when that pid is now a zombie or someone else's,
+    # Pid files survive kill -9 and a power loss; when that pid is now a zombie or someone else's,
     # Postgres would take it for a running server. Its shared memory still guards against a live one.
-    (data / "postmaster.pid").unlink(missing_ok=True)
+    for left_over in ("postmaster.pid", f"{_SOCKET_NAME}.lock"):
+        (data / left_over).unlink(missing_ok=True)
     options = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
     command = ("-D", _HERE, "-s", "-w", "-t", str(EMBEDDED_START_TIMEOUT_S), "-l", f"{_HERE}/server.log")
     try:
@@ -201,7 +202,7 @@ def _launch(data: Path, deadline: float) -> None:
 def _log_tail(data: Path) -> str:
     log = data / "server.log"
     lines = log.read_text(errors="replace").splitlines()[-8:] if log.exists() else []
-    return "".join(f"\n  {line}" for line in [" Its log ends:", *lines] if lines)
+    return " Its log ends:" + "".join(f"\n  {line}" for line in lines) if lines else ""
 
 
 def _is_ready(data: Path) -> bool:
@@ -229,7 +230,7 @@ def _postmaster_pid(data: Path) -> int | None:
     try:
         if _HERE == ".":
             os.kill(pid, 0)
-        elif not os.path.samefile(f"/proc/{pid}/cwd", data):
+        elif not data.samefile(f"/proc/{pid}/cwd"):
             return None
     except OSError:
         return None
@@ -239,8 +240,12 @@ def _postmaster_pid(data: Path) -> int | None:
 @contextmanager
 def _lock(data: Path) -> Iterator[None]:
     """Hold the one lock for creating, starting and stopping the server of this directory."""
-    data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with data.with_name(f"{data.name}.lock").open("a") as file:
+    try:
+        data.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = data.with_name(f"{data.name}.lock").open("a")
+    except OSError as error:
+        raise UnsafePathError(f"{data} cannot hold the database: {error.strerror}.") from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -256,37 +261,18 @@ def _refuse_unsafe(data: Path) -> None:
         found = data.stat()
     except FileNotFoundError:
         return
-    if found.st_mode & 0o027:
+    except OSError as error:
+        raise UnsafePathError(f"{data} cannot hold the database: {error.strerror}.") from error
+    if found.st_mode & _OTHERS_ACCESS:
         raise UnsafePathError(
-            f"{data} has mode {found.st_mode & 0o777:04o}: others could read or change the database. Run: chmod 700 '{data}'"
+            f"{data} has mode {found.st_mode & 0o777:04o}, so others could read or change the database. "
+            "A data directory must have mode 0700."
         )
-    account = _account(create=False)
-    if found.st_uid not in {os.geteuid(), account.pw_uid if account else os.geteuid()}:
+    if found.st_uid not in server_account.owners():
         raise UnsafePathError(
-            f"{data} belongs to user id {found.st_uid}, not to user id {os.geteuid()} that runs this. "
+            f"{data} belongs to user id {found.st_uid}, and this runs as user id {os.geteuid()}. "
             "Set KB_HOME to a directory of your own, or run as its owner."
         )
-
-
-def _account(*, create: bool) -> pwd.struct_passwd | None:
-    """Return whom the server runs as instead of root; None where we are not root (or it is not made yet)."""
-    if os.geteuid() != 0:
-        return None
-    try:
-        return pwd.getpwnam(SERVER_ACCOUNT)
-    except KeyError:
-        if not create:
-            return None
-    command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", SERVER_ACCOUNT]
-    try:
-        subprocess.run(command, check=False, capture_output=True)
-        # Another start may have made it meanwhile, so what counts is that it is there now.
-        return pwd.getpwnam(SERVER_ACCOUNT)
-    except (FileNotFoundError, KeyError) as error:
-        raise DatabaseError(
-            f"Postgres refuses to run as root, and no user '{SERVER_ACCOUNT}' could be made for it. "
-            "Run as another user, or set KB_DATABASE_URL to a database."
-        ) from error
 
 
 def _program(name: str) -> str:
@@ -299,27 +285,7 @@ def _program(name: str) -> str:
 
 
 def _run(program: str, *arguments: str, inside: Path, typed: str = "") -> None:
-    account = _account(create=True)
-    # A PGPORT or LC_ALL of the caller's shell must not decide how the cluster is made.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_", "LANG"))}
-    try:
-        done = subprocess.run(
-            [_program(program), *arguments],
-            cwd=inside,
-            env=environment | {"LC_ALL": "C"},
-            input=typed,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            **({"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}),
-        )
-    except PermissionError as error:
-        raise UnsafePathError(
-            f"Postgres refuses to run as root, and its user '{SERVER_ACCOUNT}' cannot reach {_program(program)}. "
-            "Install the virtual environment where other users may read, or set KB_DATABASE_URL to a database."
-        ) from error
+    done = server_account.run([_program(program), *arguments], inside=inside, typed=typed)
     if done.returncode != 0:
-        raise DatabaseError(
-            f"{program} ended with exit code {done.returncode} in {inside}: {done.stdout.strip()[-600:]}"
-        )
+        said = done.stdout.strip()[-600:]
+        raise DatabaseError(f"{program} in {inside} ended with exit code {done.returncode}: {said}")

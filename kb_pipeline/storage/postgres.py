@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import psycopg
 from psycopg import sql
@@ -67,19 +67,17 @@ class DatabaseUrl:
         given = {name: value for name, value in address.items() if value is not None}
         return {**self.parameters, **given, "dbname": self.database}
 
-    def text(self, *, password: bool = True) -> str:
-        """Return the URL again, with the password or with *** in its place."""
-        secret = "" if self.password is None else ":" + (quote(self.password, safe="") if password else "***")
+    def text(self) -> str:
+        """Return the URL again, password and all."""
+        secret = "" if self.password is None else f":{quote(self.password, safe='')}"
         user = f"{quote(self.user or '', safe='')}{secret}@" if self.user or secret else ""
-        is_socket = (self.host or "").startswith("/")
-        host = "" if is_socket or not self.host else f"[{self.host}]" if ":" in self.host else self.host
-        port = f":{self.port}" if self.port and not is_socket else ""
-        socket = {"host": self.host, "port": self.port} if is_socket else {}
-        query = urlencode(
-            {k: v for k, v in {**self.parameters, **socket}.items() if v}, quote_via=quote, safe="/"
-        )
-        database = quote(self.database, safe="")
-        return f"postgresql://{user}{host}{port}/{database}{'?' if query else ''}{query}"
+        # A socket's directory can stand only behind the '?', and so its port does too.
+        behind = {"host": self.host, "port": self.port} if (self.host or "").startswith("/") else {}
+        host = "" if behind or not self.host else f"[{self.host}]" if ":" in self.host else self.host
+        port = f":{self.port}" if self.port and not behind else ""
+        given = {name: value for name, value in {**self.parameters, **behind}.items() if value is not None}
+        query = urlencode(given, quote_via=quote, safe="/")
+        return f"postgresql://{user}{host}{port}/{quote(self.database, safe='')}{'?' if query else ''}{query}"
 
 
 def parse_database_url(url: str) -> DatabaseUrl:
@@ -117,11 +115,15 @@ def parse_database_url(url: str) -> DatabaseUrl:
 
 
 def redact(url: str) -> str:
-    """Return a URL fit for a log: *** for the password, nothing at all of one that cannot be read."""
+    """Return a URL fit for a log: *** for the password, no parameters, and nothing at all of one that
+    cannot be read.
+    """
     try:
-        return parse_database_url(url).text(password=False)
+        target = parse_database_url(url)
     except DatabaseUrlError:
         return "(a database URL that cannot be read)"
+    shown = replace(target, password=None if target.password is None else "***", parameters={})
+    return shown.text().replace("%2A%2A%2A", "***")
 
 
 def database_url(explicit: str | None = None) -> str:
@@ -164,14 +166,10 @@ def connect(
         # Prepared statements would break under a transaction pooler, and their generic plans
         # cannot use a partial index or drop a filter that was not given.
         connection = psycopg.connect(**settings, autocommit=True, prepare_threshold=None)
-    except psycopg.Error as error:
-        # Without the cause: its traceback would show the arguments, and so the password.
-        raise DatabaseError(_cannot_connect(target, error)) from None
-    try:
         _configure(connection, timeouts=timeouts)
-    except psycopg.Error as error:
-        connection.close()
-        raise DatabaseError(_cannot_connect(target, error)) from None
+    except (psycopg.Error, UnicodeError) as error:
+        # Without the cause: its traceback would show the arguments, and so the password.
+        raise DatabaseError(f"Cannot connect to {target.place}: {str(error).strip()}") from None
     return connection
 
 
@@ -196,38 +194,32 @@ def ensure_database(url: str, name: str) -> str:
     return target.text()
 
 
+def set_session(connection: Connection, settings: Mapping[str, str]) -> None:
+    """Set settings of this session, by name, until it ends."""
+    names, values = list(settings), list(settings.values())
+    connection.execute(statement("postgres.configure"), {"names": names, "values": values})
+
+
 def _configure(connection: Connection, *, timeouts: bool) -> None:
-    settings = {
-        "TimeZone": "UTC",
-        "client_connection_check_interval": f"{rules.CLIENT_CONNECTION_CHECK_MS}ms",
+    limits = {
+        "lock_timeout": rules.LOCK_TIMEOUT_MS,
+        "statement_timeout": rules.STATEMENT_TIMEOUT_MS,
+        "idle_in_transaction_session_timeout": rules.IDLE_IN_TRANSACTION_TIMEOUT_MS,
     }
-    if timeouts:
-        settings |= {
-            "lock_timeout": f"{rules.LOCK_TIMEOUT_MS}ms",
-            "statement_timeout": f"{rules.STATEMENT_TIMEOUT_MS}ms",
-            "idle_in_transaction_session_timeout": f"{rules.IDLE_IN_TRANSACTION_TIMEOUT_MS}ms",
-        }
-    connection.execute(
-        statement("postgres.configure"), {"names": list(settings), "values": list(settings.values())}
-    )
-
-
-def _cannot_connect(target: DatabaseUrl, error: psycopg.Error) -> str:
-    reason = str(error).strip()
-    if target.password:
-        reason = reason.replace(target.password, "***")
-    return f"Cannot connect to {target.place}: {reason}"
+    # 0 is "none", said aloud because a role or a database may have limits of its own.
+    settings = {name: f"{limit if timeouts else 0}ms" for name, limit in limits.items()}
+    settings["client_connection_check_interval"] = f"{rules.CLIENT_CONNECTION_CHECK_MS}ms"
+    settings["TimeZone"] = "UTC"
+    set_session(connection, settings)
 
 
 def _decoded(text: str) -> str:
     try:
-        if re.search(r"%(?![0-9A-Fa-f]{2})", text):
-            raise ValueError
         decoded = unquote(text, errors="strict")
-        if "\0" in decoded:
-            raise ValueError
-    except ValueError:
-        raise DatabaseUrlError(f"The database URL holds a '%' that encodes nothing. {_SHAPE}") from None
+    except UnicodeDecodeError:
+        decoded = "\0"
+    if "\0" in decoded or re.search(r"%(?![0-9A-Fa-f]{2})", text):
+        raise DatabaseUrlError(f"The database URL holds a '%' that does not encode a character. {_SHAPE}")
     return decoded
 
 
@@ -240,15 +232,11 @@ def _port(text: str | None) -> int | None:
 
 
 def _parameters(query: str) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=bool(query))
-    except ValueError:
-        raise DatabaseUrlError(
-            f"What follows the '?' of the database URL is not name=value. {_SHAPE}"
-        ) from None
-    parameters = {
-        _decoded(name): _decoded(value) for name, value in (p.split("=", 1) for p in query.split("&") if p)
-    }
+    pairs = [part.partition("=") for part in query.split("&")] if query else []
+    parameters = {name: _decoded(value) for name, equals, value in pairs if equals}
     if len(parameters) != len(pairs) or not parameters.keys() <= _PARAMETERS:
-        raise DatabaseUrlError("A parameter after the '?' of the database URL is unknown or given twice.")
+        raise DatabaseUrlError(
+            "What follows the '?' of the database URL is not name=value&name=value with each name one that "
+            "libpq knows, given once."
+        )
     return parameters
