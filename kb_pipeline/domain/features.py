@@ -84,15 +84,15 @@ def compute_features(
     with np.errstate(all="ignore"):
         bars = ends - starts
         last = close[ends - 1]
-        band_mean, band_std, zscore = _by_end(_bands, close, ends, bars >= BAND_PERIOD_BARS)
+        std_pct, bb_width_pct, zscore, std = _by_end(_bands, close, ends, bars >= BAND_PERIOD_BARS)
         trend_strength, trend_dir = _by_end(_trend, close, ends, bars >= TREND_LOOKBACK_BARS)
         average_range, gain, loss = _recursive_means(high, low, close, starts, bars)
         change = np.where(bars > 1, last - close[starts], np.nan)
         return_pct = change / close[starts]
         values = {
             "atr_pct": average_range / last,
-            "std_pct": band_std / last,
-            "bb_width_pct": 2 * BAND_WIDTH_STD * band_std / band_mean,
+            "std_pct": std_pct,
+            "bb_width_pct": bb_width_pct,
             "range_pct": _price_ranges(high, low, starts, ends) / last,
             "trend_strength": trend_strength,
             "trend_dir": trend_dir,
@@ -107,7 +107,7 @@ def compute_features(
             {name: _finite(value) for name, value in values.items()},
             possible_bad_ticks=_has_bad_tick(close, starts, ends),
             zero_atr=average_range == 0.0,
-            zero_variance=band_std == 0.0,
+            zero_variance=std == 0.0,
         )
 
 
@@ -142,36 +142,48 @@ def _by_end(
     return by_window
 
 
-def _deviations(close: FloatArray, ends: IntArray, count: int) -> tuple[FloatArray, FloatArray]:
-    """Return the mean of the last `count` closes before each end, and their deviations from it.
+def _bands(close: FloatArray, ends: IntArray) -> tuple[FloatArray, ...]:
+    """Return std_pct, bb_width_pct, zscore and the standard deviation itself, of the last 20 closes."""
+    closes = _last_closes(close, ends, BAND_PERIOD_BARS)
+    mean, deviations = _deviations(closes)
+    std = np.sqrt(_sum(deviations * deviations) / (BAND_PERIOD_BARS - 1))
+    return std / closes[-1], 2 * BAND_WIDTH_STD * std / mean, deviations[-1] / std, std
+
+
+def _trend(close: FloatArray, ends: IntArray) -> tuple[FloatArray, ...]:
+    """Return trend_strength and trend_dir of the last 50 closes."""
+    mean, deviations = _deviations(_last_closes(close, ends, TREND_LOOKBACK_BARS))
+    time = np.arange(TREND_LOOKBACK_BARS) - (TREND_LOOKBACK_BARS - 1) / 2
+    time_variation = float(time @ time)
+    close_variation = _sum(deviations * deviations)
+    covariation = _sum(time[:, np.newaxis] * deviations)
+    strength = np.minimum(covariation * covariation / (close_variation * time_variation), 1.0)
+    slope = covariation / time_variation / mean
+    direction = np.where(np.abs(slope) > TREND_SLOPE_MIN_PER_BAR, np.sign(slope), 0.0)
+    return strength, np.where(np.isfinite(slope), direction, np.nan)
+
+
+def _last_closes(close: FloatArray, ends: IntArray, count: int) -> FloatArray:
+    """Return the last closes before each end, shape (count, ends), the largest of them near 1.
+
+    No feature knows the unit of price. A power of two changes no digit, and keeps the squares of very
+    large or very small prices from overflow and from vanishing.
+    """
+    closes = close[np.arange(-count, 0)[:, np.newaxis] + ends]
+    exponent = np.frexp(reduce(np.maximum, np.abs(closes)))[1]
+    scaled: FloatArray = closes * np.ldexp(1.0, np.clip(-exponent, -1000, 1000))
+    return scaled
+
+
+def _deviations(closes: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the mean of each column and the deviations from it.
 
     The first close is taken off before anything is summed: equal closes then deviate by exactly
     nothing, and a price of a billion keeps the digits below its point.
     """
-    closes = close[np.arange(-count, 0)[:, np.newaxis] + ends]
     offsets = closes - closes[0]
-    mean_offset = _sum(offsets) / count
+    mean_offset = _sum(offsets) / len(closes)
     return closes[0] + mean_offset, offsets - mean_offset
-
-
-def _bands(close: FloatArray, ends: IntArray) -> tuple[FloatArray, ...]:
-    """Return mean and sample standard deviation of the last 20 closes, and the z-score of the last."""
-    mean, deviations = _deviations(close, ends, BAND_PERIOD_BARS)
-    std = _finite(np.sqrt(_sum(deviations * deviations) / (BAND_PERIOD_BARS - 1)))
-    return mean, std, deviations[-1] / std
-
-
-def _trend(close: FloatArray, ends: IntArray) -> tuple[FloatArray, ...]:
-    """Return strength (squared correlation with time, in [0, 1]) and direction of the last 50 closes."""
-    mean, deviations = _deviations(close, ends, TREND_LOOKBACK_BARS)
-    time = np.arange(TREND_LOOKBACK_BARS) - (TREND_LOOKBACK_BARS - 1) / 2
-    time_variation = float(time @ time)
-    close_variation = _finite(_sum(deviations * deviations))
-    covariation = _sum(time[:, np.newaxis] * deviations)
-    strength = np.minimum(covariation / close_variation * (covariation / time_variation), 1.0)
-    slope = covariation / time_variation / mean
-    direction = np.where(np.abs(slope) > TREND_SLOPE_MIN_PER_BAR, np.sign(slope), 0.0)
-    return strength, np.where(np.isfinite(slope), direction, np.nan)
 
 
 def _sum(rows: FloatArray) -> FloatArray:
