@@ -13,7 +13,7 @@ from kb_pipeline.backfills.engine import Watch
 from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.backfills.trials import TrialsRequest, ingest_trials
-from kb_pipeline.storage import backtest_runs
+from kb_pipeline.storage import backtest_runs, session
 from kb_pipeline.storage.demo import DEMO_WORKSPACE_ID, load_demo
 from kb_pipeline.storage.paths import data_directory
 from kb_pipeline.storage.postgres import Connection
@@ -33,9 +33,10 @@ def run_demo(connection: Connection, watch: Watch) -> Iterator[str]:
     The tables must be there. Once everything is done, a further call writes nothing and says so.
     """
     loaded = load_demo(connection, data_directory() / "demo")
-    yield "Demo workspace: " + ", ".join(
-        f"{rows} new rows in {table}" for table, rows in loaded.items() if rows
-    )
+    new_rows = ", ".join(f"{rows} {table}" for table, rows in loaded.items() if rows)
+    yield f"Demo workspace {DEMO_WORKSPACE_ID}: " + (f"loaded {new_rows}." if new_rows else "loaded before.")
+    if new_rows:
+        session.refresh_statistics(connection)
     written = 0
     for step in _steps(connection, watch):
         rehearsal = step.run(True)
@@ -43,9 +44,10 @@ def run_demo(connection: Connection, watch: Watch) -> Iterator[str]:
             yield f"\n$ {step.command} --dry-run\n{rehearsal.to_text()}"
             report = step.run(False)
             written += report.updated
-            yield f"\n$ {step.command}\n{report.to_text()}\n{report.listing()}"
+            yield f"\n$ {step.command}\n{report.to_text()}"
     without_symbol = backtest_runs.count_without_symbol(connection, DEMO_WORKSPACE_ID)
-    yield "" if written else "\nNothing to do: the demo workspace is loaded and every backfill is complete."
+    nothing = "Nothing to do: the demo workspace is loaded and every backfill is complete."
+    yield "\n" + ("Done. --list names the rows under each reason." if written else nothing)
     yield f"{without_symbol} runs name neither symbol nor dates: no price file can give them a regime."
     yield _NEXT_STEPS.format(workspace_id=DEMO_WORKSPACE_ID)
 
@@ -86,6 +88,7 @@ def _regime_step(connection: Connection, watch: Watch, path: Path, workspace: st
         workspace_id=DEMO_WORKSPACE_ID, ohlcv_file=path, symbol=symbol, timeframe=timeframe
     )
     return _Step(
-        f"kb-pipeline backfill-regime {workspace} --ohlcv-file {shown} --symbol {symbol} --timeframe {timeframe}",
+        f"kb-pipeline backfill-regime {workspace} --ohlcv-file {shown}"
+        f" --symbol {symbol} --timeframe {timeframe}",
         lambda dry_run: backfill_regime(connection, request, dry_run=dry_run, watch=watch),
     )

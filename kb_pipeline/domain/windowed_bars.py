@@ -24,10 +24,11 @@ _NS_PER_SECOND: Final = 10**9
 
 @dataclass(frozen=True, slots=True)
 class CheckedWindows:
-    """Windows over one series of bars; every array has shape (windows,).
+    """Windows over one series of bars; arrays have shape (windows,).
 
     `begins` and `ends` are half-open bar positions, `starts_ns` and `ends_ns` the time claimed
-    (inclusive), `present` and `expected` count bars, `covered` says whether they suffice.
+    (inclusive), `present` and `expected` count bars, `covered` says whether they suffice for the
+    share `min_coverage` of the expected bars and for a snapshot.
     """
 
     begins: Integers
@@ -37,12 +38,14 @@ class CheckedWindows:
     present: Integers
     expected: Integers
     covered: npt.NDArray[np.bool_]
+    min_coverage: float
 
     def describe(self, window: int) -> str:
         """Return one window and its coverage in words."""
         first, last = _day(self.starts_ns[window]), _day(self.ends_ns[window])
-        found = f"{self.present[window]} of {self.expected[window]} expected bars"
-        return f"window {first}..{last} holds {found}, {self.ends[window] - self.begins[window]} in all"
+        bars = self.ends[window] - self.begins[window]
+        found = f"{bars} bars, {self.present[window]} of {self.expected[window]} expected"
+        return f"window {first}..{last}: {found}; {MIN_WINDOW_BARS} bars and {self.min_coverage:.0%} needed"
 
 
 class WindowedBars:
@@ -77,7 +80,9 @@ class WindowedBars:
         present, expected = self._coverage.window_counts(starts_ns, ends_ns)
         covered = (present >= self._min_coverage * expected) & (expected > 0)
         covered &= ends - begins >= MIN_WINDOW_BARS
-        return CheckedWindows(begins, ends, starts_ns, ends_ns, present, expected, covered)
+        return CheckedWindows(
+            begins, ends, starts_ns, ends_ns, present, expected, covered, self._min_coverage
+        )
 
     def _time_at(self, positions: Integers) -> Integers:
         return self._times_ns[np.clip(positions, 0, len(self._times_ns) - 1)]

@@ -1,6 +1,7 @@
 -- read_sources_page --
 -- Candidates, promoted runs and completed trials of tunes that are not ingested in their present
--- version, in (created_at, id) order after a position.
+-- version, in (created_at, id) order after a position; a trial counts from its tune's creation. Each
+-- branch reads an index in that order and stops at the page's size.
 SELECT source.id::text,
        source.created_at::text,
        source.version,
@@ -22,7 +23,7 @@ SELECT source.id::text,
        source.sharpe_is,
        nullif(source.regime_oos, 'null')::text
   FROM (
-       SELECT run.id, run.created_at, run.xmin::text AS version, 'test_variant' AS source_type,
+      (SELECT run.id, run.created_at, run.xmin::text AS version, 'test_variant' AS source_type,
               NULL::uuid AS tune_id, run.strategy_entity_id,
               run.summary ->> 'strategy_name' AS strategy_name,
               coalesce(run.summary ->> 'experiment_type', 'sweep') AS experiment_type,
@@ -38,13 +39,24 @@ SELECT source.id::text,
          FROM backtest_runs AS run
          LEFT JOIN run_plans AS plan
            ON plan.id = run.run_plan_id
+         LEFT JOIN kb_trials AS known
+           ON known.workspace_id = %(workspace_id)s
+          AND known.source_type = 'test_variant'
+          AND known.source_id = run.id
         WHERE run.workspace_id = %(workspace_id)s
           AND run.run_kind = 'test_variant'
           AND run.status IN ('completed', 'success')
           AND run.kb_status IN ('candidate', 'promoted')
+          AND (known.source_id IS NULL
+               OR known.source_version <> run.xmin::text
+               OR known.archived_at IS NOT NULL)
           AND run.created_at >= %(since)s::timestamptz
+          AND (run.created_at, run.id) > (%(after_created_at)s::timestamptz, %(after_id)s::uuid)
+          AND (run.created_at, run.id) <= (%(until_created_at)s::timestamptz, %(until_id)s::uuid)
+        ORDER BY run.created_at, run.id
+        LIMIT %(rows)s)
     UNION ALL
-       SELECT trial.run_id, trial.created_at,
+      (SELECT trial.run_id, tune.created_at,
               concat_ws('/', trial.xmin, run.xmin, tune.xmin), 'tune_run',
               tune.id, tune.strategy_entity_id, NULL, 'tune', trial.kb_status, trial.params,
               run.dataset_meta ->> 'timeframe', run.dataset_meta ->> 'symbol',
@@ -64,19 +76,24 @@ SELECT source.id::text,
          LEFT JOIN backtest_runs AS run
            ON run.id = trial.run_id
           AND run.workspace_id = tune.workspace_id
+         LEFT JOIN kb_trials AS known
+           ON known.workspace_id = %(workspace_id)s
+          AND known.source_type = 'tune_run'
+          AND known.source_id = trial.run_id
         WHERE tune.workspace_id = %(workspace_id)s
           AND tune.status = 'completed'
-          AND trial.created_at >= %(since)s::timestamptz
+          AND (known.source_id IS NULL
+               OR known.source_version <> concat_ws('/', trial.xmin, run.xmin, tune.xmin)
+               OR known.archived_at IS NOT NULL)
+          AND tune.created_at >= greatest(%(since)s::timestamptz, %(after_created_at)s::timestamptz)
+          AND tune.created_at <= %(until_created_at)s::timestamptz
+          AND (tune.created_at, trial.run_id) > (%(after_created_at)s::timestamptz, %(after_id)s::uuid)
+          AND (tune.created_at, trial.run_id) <= (%(until_created_at)s::timestamptz, %(until_id)s::uuid)
+        ORDER BY tune.created_at, trial.run_id
+        LIMIT %(rows)s)
        ) AS source
   LEFT JOIN kb_entities AS entity
     ON entity.id = source.strategy_entity_id
-  LEFT JOIN kb_trials AS known
-    ON known.workspace_id = %(workspace_id)s
-   AND known.source_type = source.source_type
-   AND known.source_id = source.id
- WHERE (known.source_id IS NULL OR known.source_version <> source.version OR known.archived_at IS NOT NULL)
-   AND (source.created_at, source.id) > (%(after_created_at)s::timestamptz, %(after_id)s::uuid)
-   AND (source.created_at, source.id) <= (%(until_created_at)s::timestamptz, %(until_id)s::uuid)
  ORDER BY source.created_at, source.id
  LIMIT %(rows)s
 
@@ -132,26 +149,31 @@ RETURNING known.source_id::text
 -- Trials whose source is gone, or no longer a candidate, promoted or completed.
 SELECT known.source_type, known.source_id::text
   FROM kb_trials AS known
+  LEFT JOIN backtest_runs AS run
+    ON run.id = known.source_id
+   AND run.workspace_id = known.workspace_id
+   AND run.status IN ('completed', 'success')
+   AND run.kb_status IN ('candidate', 'promoted')
  WHERE known.workspace_id = %(workspace_id)s
    AND known.archived_at IS NULL
-   AND NOT EXISTS (
-           SELECT FROM backtest_runs AS run
-            WHERE known.source_type = 'test_variant'
-              AND run.id = known.source_id
-              AND run.workspace_id = known.workspace_id
-              AND run.status IN ('completed', 'success')
-              AND run.kb_status IN ('candidate', 'promoted'))
-   AND NOT EXISTS (
-           SELECT FROM backtest_tune_runs AS trial
-             JOIN backtest_tunes AS tune
-               ON tune.id = trial.tune_id
-            WHERE known.source_type = 'tune_run'
-              AND trial.tune_id = known.tune_id
-              AND trial.run_id = known.source_id
-              AND trial.status = 'completed'
-              AND trial.kb_status IN ('candidate', 'promoted')
-              AND tune.workspace_id = known.workspace_id
-              AND tune.status = 'completed')
+   AND known.source_type = 'test_variant'
+   AND run.id IS NULL
+ UNION ALL
+SELECT known.source_type, known.source_id::text
+  FROM kb_trials AS known
+  LEFT JOIN backtest_tune_runs AS trial
+    ON trial.tune_id = known.tune_id
+   AND trial.run_id = known.source_id
+   AND trial.status = 'completed'
+   AND trial.kb_status IN ('candidate', 'promoted')
+  LEFT JOIN backtest_tunes AS tune
+    ON tune.id = trial.tune_id
+   AND tune.workspace_id = known.workspace_id
+   AND tune.status = 'completed'
+ WHERE known.workspace_id = %(workspace_id)s
+   AND known.archived_at IS NULL
+   AND known.source_type = 'tune_run'
+   AND tune.id IS NULL
 
 -- archive --
 -- Put trials away; they keep their content and come back when their source does.

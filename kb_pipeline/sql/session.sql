@@ -36,3 +36,7 @@ SELECT now()
 -- workspace --
 -- The name and slug of a workspace.
 SELECT name, slug FROM workspaces WHERE id = %(workspace_id)s
+
+-- refresh_statistics --
+-- Count what lies in the platform's tables, so that the next plans fit it.
+ANALYZE backtest_runs, backtest_tunes, backtest_tune_runs, kb_entities, workspaces, kb_trials

@@ -29,3 +29,8 @@ def require_workspace(connection: Connection, workspace_id: UUID) -> None:
             f"There is no workspace {workspace_id} in database {info.dbname!r} at {info.host}. "
             "Check --workspace-id and KB_DATABASE_URL."
         )
+
+
+def refresh_statistics(connection: Connection) -> None:
+    """Tell the planner about rows just loaded in bulk, instead of waiting for autovacuum."""
+    connection.execute(statement("session.refresh_statistics"))
