@@ -32,13 +32,15 @@ def postgres_directory(home: Path | None = None) -> Path:
 
 def migrations_directory() -> Path:
     """Return the directory of the .sql migrations: the checkout's, else the installed wheel's."""
-    in_checkout = project_root() / "migrations"
-    if in_checkout.is_dir():
-        return in_checkout
-    return Path(sys.prefix) / "share" / "kb_pipeline" / "migrations"
+    return _in_checkout("migrations") or Path(sys.prefix) / "share" / "kb_pipeline" / "migrations"
 
 
 def data_directory() -> Path:
     """Return the directory of the price files: the checkout's `data`, else the working directory's."""
-    in_checkout = project_root() / "data"
-    return in_checkout if in_checkout.is_dir() else Path.cwd() / "data"
+    return _in_checkout("data") or Path.cwd() / "data"
+
+
+def _in_checkout(name: str) -> Path | None:
+    # site-packages may hold another project's directory of the same name, but no pyproject.toml.
+    root = project_root()
+    return root / name if (root / "pyproject.toml").is_file() else None

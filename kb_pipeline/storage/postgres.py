@@ -166,10 +166,14 @@ def connect(
         # Prepared statements would break under a transaction pooler, and their generic plans
         # cannot use a partial index or drop a filter that was not given.
         connection = psycopg.connect(**settings, autocommit=True, prepare_threshold=None)
-        _configure(connection, timeouts=timeouts)
     except (psycopg.Error, UnicodeError) as error:
         # Without the cause: its traceback would show the arguments, and so the password.
         raise DatabaseError(f"Cannot connect to {target.place}: {str(error).strip()}") from None
+    try:
+        _configure(connection, timeouts=timeouts)
+    except psycopg.Error as error:
+        connection.close()
+        raise DatabaseError(f"Cannot use {target.place}: {error}") from error
     return connection
 
 

@@ -157,6 +157,17 @@ def test_a_session_without_timeouts_has_none_even_where_the_role_has(server: str
             admin.execute("ALTER ROLE kb RESET statement_timeout")
 
 
+def test_a_session_whose_limits_cannot_be_set_is_not_used(database_url: str) -> None:
+    with connect(database_url) as admin:
+        admin.execute("REVOKE EXECUTE ON FUNCTION pg_catalog.set_config FROM PUBLIC")
+        admin.execute("CREATE ROLE visitor LOGIN")
+        try:
+            with pytest.raises(DatabaseError, match=r"^Cannot use database .* permission denied"):
+                connect(database_url.replace("//kb@", "//visitor@"))
+        finally:
+            admin.execute("DROP ROLE visitor")
+
+
 def test_a_statement_that_is_run_often_is_not_prepared(connection: Connection) -> None:
     for _ in range(10):
         connection.execute("SELECT %s::int", [1])
