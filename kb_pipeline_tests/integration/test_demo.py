@@ -16,9 +16,9 @@ ROWS = {
     "kb_entities": 2,
     "kb_strategy_specs": 2,
     "run_plans": 12,
-    "backtest_runs": 7398,
+    "backtest_runs": 7632,
     "backtest_tunes": 79,
-    "backtest_tune_runs": 6618,
+    "backtest_tune_runs": 6852,
 }
 
 

@@ -89,7 +89,7 @@ RSI_REVERSION: Final = Method(
     None,
     [
         {"period": period, "lower": lower, "leave": leave}
-        for period, lower, leave in product((2, 3, 4, 7, 10, 14), (15, 20, 25, 30, 35), (50, 60, 70))
+        for period, lower, leave in product((2, 3, 4, 5, 6, 7), (25, 30, 35, 40), (50, 55, 60, 70))
     ],
     [
         {"period": period, "lower": lower, "leave": leave}
