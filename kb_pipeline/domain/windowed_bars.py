@@ -78,7 +78,8 @@ class WindowedBars:
             begins = np.where(split, cut, begins)
             starts_ns = np.where(split, self._time_at(cut), starts_ns)
         present, expected = self._coverage.window_counts(starts_ns, ends_ns)
-        covered = (present >= self._min_coverage * expected) & (expected > 0)
+        # Divided, not multiplied: 0.55 * 100 is 55.00000000000001, and 55 of 100 bars are 55 %.
+        covered = (present / np.maximum(expected, 1) >= self._min_coverage) & (expected > 0)
         covered &= ends - begins >= MIN_WINDOW_BARS
         return CheckedWindows(
             begins, ends, starts_ns, ends_ns, present, expected, covered, self._min_coverage
