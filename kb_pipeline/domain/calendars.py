@@ -28,6 +28,7 @@ ALWAYS_OPEN: Final = "24/7"
 FOREIGN_EXCHANGE: Final = "FX"
 
 _DAY_NS: Final = 86_400_000_000_000
+_EARLIEST_NS: Final = int(np.iinfo(np.int64).min) + 1
 _FX_ROLLOVER_NS: Final = 17 * 3_600_000_000_000
 """A trading day of the foreign exchange market ends at 17:00 in New York, the close of its banks."""
 
@@ -75,7 +76,8 @@ def _own_span() -> tuple[pd.Timestamp, pd.Timestamp]:
 def _always_open() -> Market:
     first, last = (day.as_unit("ns").value for day in _own_span())
     days = np.arange(first // _DAY_NS, last // _DAY_NS, dtype=np.int64)
-    return Market("UTC", days, np.array([first]), np.array([last]), first, last)
+    # A stretch a day: one over all the years would overflow 64 bits of nanoseconds.
+    return Market("UTC", days, days * _DAY_NS, (days + 1) * _DAY_NS, first, last)
 
 
 def _foreign_exchange() -> Market:
@@ -282,7 +284,7 @@ class CoverageIndex:
             starts_ns: UTC epoch nanoseconds, shape (windows,).
             ends_ns: The same; a window that ends before it starts expects no bars.
         """
-        starts = np.maximum(np.asarray(starts_ns, dtype=np.int64), np.iinfo(np.int64).min + 1)
+        starts = np.maximum(np.asarray(starts_ns, dtype=np.int64), _EARLIEST_NS)
         ends = np.maximum(np.asarray(ends_ns, dtype=np.int64), starts - 1)
         first, last = self._slots.count_until(starts - 1), self._slots.count_until(ends)
         present = np.searchsorted(self._present, last) - np.searchsorted(self._present, first)
@@ -299,6 +301,7 @@ class CoverageIndex:
 
         Their `bars` add up to expected minus present of the same window.
         """
+        start_ns = max(start_ns, _EARLIEST_NS)
         bounds = np.array([start_ns - 1, max(end_ns, start_ns - 1)], dtype=np.int64)
         first, last = (int(number) for number in self._slots.count_until(bounds))
         present = self._present[slice(*np.searchsorted(self._present, [first, last]))]

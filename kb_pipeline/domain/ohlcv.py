@@ -110,7 +110,9 @@ def _value_checks(column: str) -> list[pandera.Check]:
 
 
 def _increases_strictly(times: pd.Series) -> bool:
-    return bool((np.diff(pd.DatetimeIndex(times).asi8) > 0).all())
+    # Compared and not subtracted: 1900 and 2200 are further apart than 64 bits of nanoseconds.
+    values = pd.DatetimeIndex(times).asi8
+    return bool((values[1:] > values[:-1]).all())
 
 
 OHLCV_SCHEMA: Final = pandera.DataFrameSchema(

@@ -83,7 +83,7 @@ def read_numbers(column: pa.ChunkedArray, *, exact: bool = False) -> NumberColum
     """Return a column of numbers, each correctly rounded to float64.
 
     Args:
-        column: Texts, or the typed values of a Parquet column.
+        column: Texts, integers, floats or, for times, timestamps.
         exact: Read cell by cell from the start; for tests.
     """
     if not exact:
@@ -102,11 +102,11 @@ def read_numbers(column: pa.ChunkedArray, *, exact: bool = False) -> NumberColum
 
 
 def _numbers_at_once(column: pa.ChunkedArray) -> Numbers | None:
-    if column.null_count or pa.types.is_boolean(column.type) or pa.types.is_decimal(column.type):
+    if column.null_count:
         return None
     try:
         values: Numbers = pc.cast(column, pa.float64(), safe=pa.types.is_string(column.type)).to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    except pa.ArrowInvalid:
         return None
     return values if np.isfinite(values).all() else None
 
@@ -130,10 +130,8 @@ def _number(text: str | None) -> float | _Unread:
 def _rounded(column: pa.ChunkedArray) -> int:
     """Return how many literals hold more digits than a float64; each filter leaves fewer to look at."""
     if pa.types.is_integer(column.type):
-        exact_to = 2**53
-        return int(
-            pc.sum(pc.greater(pc.abs(pc.cast(column, pa.float64(), safe=False)), exact_to)).as_py() or 0
-        )
+        large = pc.filter(column, pc.greater(pc.cast(column, pa.float64(), safe=False), 2.0**52))
+        return sum(int(float(whole)) != whole for whole in large.to_pylist())
     if not pa.types.is_string(column.type):
         return 0
     long = pc.filter(column, pc.greater(pc.binary_length(column), FLOAT64_DIGITS))
@@ -154,7 +152,7 @@ def read_times(column: pa.ChunkedArray, timezone: ZoneInfo | None, *, exact: boo
     """Return a column of times as UTC epoch nanoseconds.
 
     Args:
-        column: Texts, or the typed values of a Parquet column.
+        column: Texts, integers, floats or, for times, timestamps.
         timezone: Zone of times that name none; UTC by default.
         exact: Read cell by cell from the start; for tests.
     """
@@ -181,7 +179,7 @@ def _times_at_once(column: pa.ChunkedArray) -> tuple[Times, bool] | None:
         match = _TIME.fullmatch(first)
         naive = match is None or match["zone"] is None
         return _in_years(pc.cast(column, pa.timestamp("us", None if naive else "UTC")), naive)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    except pa.ArrowInvalid:
         return None
 
 

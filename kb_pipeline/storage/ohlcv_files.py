@@ -117,7 +117,7 @@ def _refuse_other_timeframe(
     path: Path, times_ns: np.ndarray[tuple[int], np.dtype[np.int64]], timeframe: str
 ) -> None:
     """Refuse bars whose distances contradict the timeframe; a single bar contradicts none."""
-    steps = np.diff(times_ns) // 10**9
+    steps = np.diff(times_ns // 10**9)
     if not len(steps):
         return
     distances, uses = np.unique(steps, return_counts=True)

@@ -8,7 +8,7 @@ Numbers stay the text they were written as, so that they are read by the rules o
 import bisect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,9 +51,11 @@ def read_json(source: Source) -> Table:
         OhlcvFileError: It is not JSON, or not of a known shape, or holds no bars.
     """
     text = source.data.decode("utf-8")
-    document = _decoded(source.path, text, line=1)
+    document = _decoded(text, line=1)
+    if isinstance(document, Failure):
+        raise refuse_all(source.path, [document])
     if isinstance(document, list):
-        return _from_records(source.path, document, lambda: _record_starts(text, text.index("[")), text)
+        return _from_records(source.path, document, lambda: _element_starts(text, text.index("[")), text)
     if isinstance(document, dict):
         return _from_columns(source.path, document, text)
     raise refuse(source.path, Refusal.JSON_SHAPE, f"found {shown(_cell(document))}, {_ADVICE}")
@@ -66,43 +68,36 @@ def read_ndjson(source: Source) -> Table:
         OhlcvFileError: A line is not JSON, or the records are not price bars.
     """
     text = source.data.decode("utf-8")
-    records, starts, failures = [], [], []
-    start = 0
+    records, starts, start = [], [], 0
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            try:
-                records.append(_decoded(source.path, line, line=number))
-                starts.append(start + len(line) - len(line.lstrip()))
-            except OhlcvFileError as error:
-                failures.append(Failure(number, 1, error.reason, error.failures[0].partition(" ")[2]))
+            records.append(_decoded(line, line=number))
+            starts.append(start + len(line) - len(line.lstrip()))
         start += len(line) + 1
+    failures = [record for record in records if isinstance(record, Failure)]
     if failures:
         raise refuse_all(source.path, failures)
     return _from_records(source.path, records, lambda: starts, text)
 
 
-def _decoded(path: Path, text: str, line: int) -> Any:
-    """Return a document; `line` is where it begins in its file."""
+def _decoded(text: str, line: int) -> Any:
+    """Return a document, or what is wrong with it; `line` is where it begins in its file."""
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         found = f"found no JSON: {error.msg}. Write the file again with a JSON library"
-        raise refuse_all(
-            path, [Failure(line + error.lineno - 1, error.colno, Refusal.JSON_SYNTAX, found)]
-        ) from None
+        return Failure(line + error.lineno - 1, error.colno, Refusal.JSON_SYNTAX, found)
     except RecursionError:
-        raise refuse_all(
-            path, [Failure(line, 1, Refusal.JSON_SHAPE, f"found deeply nested JSON, {_ADVICE}")]
-        ) from None
+        return Failure(line, 1, Refusal.JSON_SHAPE, f"found deeply nested JSON, {_ADVICE}")
     except _RepeatedKeyError as error:
-        found = f"found the key {shown(error)} twice in one object, needed it once"
-        raise refuse_all(path, [Failure(line, 1, Refusal.DUPLICATE_COLUMNS, found)]) from None
+        found = f"found an object with the key {shown(error)} twice, needed it once"
+        return Failure(line, 1, Refusal.DUPLICATE_COLUMNS, found)
 
 
 # --- Records -----------------------------------------------------------------------------------
 
 
-def _from_records(path: Path, records: list[Any], starts: Any, text: str) -> Table:
+def _from_records(path: Path, records: list[Any], starts: Callable[[], list[int]], text: str) -> Table:
     if not records:
         raise refuse(path, Refusal.NO_BARS, "found no records, needed at least one bar")
     if not isinstance(records[0], dict):
@@ -119,7 +114,7 @@ def _from_records(path: Path, records: list[Any], starts: Any, text: str) -> Tab
         if not isinstance(record, dict) or not record.keys() >= set(wanted)
     ]
     if odd:
-        raise refuse_all(path, [_odd_record(records[row], wanted, *place(row, 0)) for row in odd])
+        raise refuse_all(path, [_odd_record(records[row], wanted, *place.record(row)) for row in odd])
     cells = {
         role: _column([record[names[position]] for record in records]) for role, position in roles.items()
     }
@@ -138,20 +133,28 @@ def _odd_record(record: Any, wanted: list[str], line: int, column: int) -> Failu
 class _RecordPlaces:
     """Finds the line and column of a value again; asked only for what a message shows."""
 
-    def __init__(self, text: str, starts: Any, names: list[str]) -> None:
+    def __init__(self, text: str, starts: Callable[[], list[int]], names: list[str]) -> None:
         self._text, self._find_starts, self._names = text, starts, names
         self._starts: list[int] = []
         self._lines: list[int] = []
 
-    def __call__(self, row: int, position: int) -> tuple[int, int]:
+    def record(self, row: int) -> tuple[int, int]:
+        """Return where a record begins."""
+        self._find()
+        return _place(self._lines, self._starts[row])
+
+    def _find(self) -> None:
         if not self._starts:
             self._starts = self._find_starts()
             self._lines = _line_starts(self._text)
+
+    def __call__(self, row: int, position: int) -> tuple[int, int]:
+        self._find()
         end = self._starts[row + 1] if row + 1 < len(self._starts) else len(self._text)
         return _place(self._lines, _value_start(self._text, self._names[position], self._starts[row], end))
 
 
-def _record_starts(text: str, array_start: int) -> list[int]:
+def _element_starts(text: str, array_start: int) -> list[int]:
     """Return where each element of the array that opens at `array_start` begins."""
     return list(_elements(text, array_start + 1))
 
@@ -237,7 +240,7 @@ def _member_start(text: str, name: str, row: int) -> int:
     start = _value_start(text, name, 0, len(text))
     if text[start : start + 1] != "[":
         return start
-    return _record_starts(text, start)[row]
+    return _element_starts(text, start)[row]
 
 
 # --- Cells -------------------------------------------------------------------------------------
@@ -245,7 +248,12 @@ def _member_start(text: str, name: str, row: int) -> int:
 
 def _column(values: list[Any]) -> pa.ChunkedArray:
     texts = [value if type(value) is str else _cell(value) for value in values]
-    return pa.chunked_array([pa.array(texts, pa.string())])
+    try:
+        return pa.chunked_array([pa.array(texts, pa.string())])
+    except UnicodeEncodeError:
+        # JSON can escape half of a character pair, which no UTF-8 text can hold.
+        whole = [text.encode("utf-8", "backslashreplace").decode() for text in texts]
+        return pa.chunked_array([pa.array(whole, pa.string())])
 
 
 def _cell(value: Any) -> str:

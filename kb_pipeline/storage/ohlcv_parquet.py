@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kb_pipeline import rules
@@ -92,7 +93,8 @@ def _refuse_bomb(path: Path, footer: pq.FileMetaData, columns: int) -> None:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column without its dictionary."""
-    if not pa.types.is_dictionary(column.type):
+    """Return a column as texts unless its values are numbers or timestamps already."""
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind):
         return column
-    return pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type)
+    return pc.cast(column, pa.string())
