@@ -109,6 +109,24 @@ def test_strength_of_a_trend_with_one_step() -> None:
     assert feature("trend_strength", stepped) == pytest.approx(312.5**2 / (12.5 * 10412.5), rel=1e-15)
 
 
+def test_a_mean_of_zero_has_no_direction() -> None:
+    values = compute([bar - 24.5 for bar in range(50)]).values
+    assert values["trend_strength"][0] == 1.0
+    assert math.isnan(values["trend_dir"][0])
+
+
+def test_rounding_never_lifts_a_share_above_one() -> None:
+    # Without the clip, many of these lines would come out above 1.
+    for thousandths in range(1, 200):
+        assert (
+            1.0 - 1e-12
+            < feature("trend_strength", [100.0 + bar * thousandths / 1000 for bar in range(60)])
+            <= 1.0
+        )
+    # And this growth would be more than perfectly efficient.
+    assert feature("efficiency_ratio", [100.0 * 1.055**bar for bar in range(60)]) == 1.0
+
+
 def test_forty_nine_closes_have_no_trend() -> None:
     values = compute([100.0 + bar for bar in range(49)]).values
     assert math.isnan(values["trend_strength"][0])
@@ -174,6 +192,11 @@ def test_a_last_close_of_zero_leaves_its_fractions_undefined() -> None:
 )
 def test_a_move_of_more_than_half_is_a_possible_bad_tick(after: float, is_bad: bool) -> None:
     assert compute([100.0, 100.0, after, after]).possible_bad_ticks[0] == is_bad
+
+
+def test_no_range_at_a_price_of_zero_is_an_atr_of_zero() -> None:
+    assert compute([0.0] * 60).zero_atr[0]
+    assert not compute([1.0, 0.0]).zero_atr[0]
 
 
 def test_what_happened_before_the_window_is_not_seen() -> None:
@@ -289,3 +312,7 @@ def test_what_overflows_is_undefined() -> None:
     assert {"range_pct", "return_pct", "rsi", "efficiency_ratio"} <= {
         name for name, value in values.items() if math.isnan(value[0])
     }
+
+
+def test_a_loss_that_overflows_is_not_an_rsi_of_zero() -> None:
+    assert math.isnan(feature("rsi", [0.0, 1.7e308, -1.7e308]))

@@ -21,10 +21,8 @@ from kb_pipeline.domain.regime_key import compute_regime_fingerprint, compute_re
 from kb_pipeline.domain.tags import evaluate_tags, explain_tags
 from kb_pipeline.errors import (
     BadArgumentError,
-    InvalidSnapshotError,
     NoBarsError,
     NonFinitePriceError,
-    UnknownSchemaVersionError,
 )
 from kb_pipeline.rules import FEATURE_NAMES, TAG_RULES
 
@@ -264,36 +262,3 @@ def test_tags_of_a_computed_snapshot_are_those_of_its_stored_features() -> None:
     ends = np.arange(1, 401)
     for snapshot in compute_regime_snapshots(bars, np.maximum(0, ends - 90), ends):
         assert evaluate_tags(snapshot.to_dict()) == snapshot.regime_tags
-
-
-@pytest.mark.parametrize("version", ["regime_v2", None, 1, ["regime_v1_1"]])
-def test_an_unknown_schema_version_is_refused_by_name(version: Any) -> None:
-    with pytest.raises(UnknownSchemaVersionError, match="schema_version of a stored snapshot was"):
-        RegimeSnapshot.from_dict({"schema_version": version, "regime_tags": []})
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        {"regime_tags": "uptrend"},
-        {"regime_tags": ["uptrend", 1]},
-        {"regime_tags": ["uptrend", "downtrend"]},
-        {"regime_tags": ["low_vol", "high_vol"]},
-        {"atr_pct": float("inf")},
-        {"atr_pct": 10**400},
-        {"zscore": "1.5"},
-        {"rsi": True},
-        {"trend_dir": 0.5},
-        {"n_bars": float("nan")},
-        {"feature_params": []},
-        {"ts_start": 5},
-    ],
-)
-def test_a_field_that_cannot_be_read_is_refused_by_name(broken: dict[str, Any]) -> None:
-    with pytest.raises(InvalidSnapshotError, match="stored snapshot"):
-        RegimeSnapshot.from_dict({"schema_version": "regime_v1_1"} | broken)
-
-
-def test_a_snapshot_that_is_no_object_is_refused() -> None:
-    with pytest.raises(InvalidSnapshotError, match="must be a JSON object"):
-        RegimeSnapshot.from_dict(["regime_v1_1"])
