@@ -318,9 +318,10 @@ MIN_DAILY_STEP_SECONDS: Final = 18 * 3_600
 """Daily bars stand further apart than this. A half day that is stamped at its close comes 20 hours
 after the day before it where the clocks change too."""
 
-EXCHANGE_FIRST_DATE: Final = "1960-01-01"
+EXCHANGE_FIRST_DATE: Final = "1970-01-01"
 EXCHANGE_LAST_DATE: Final = "2060-12-31"
-"""Years an exchange's calendar is built for, where its rules reach that far: 0.2 s for New York."""
+"""Years an exchange's calendar is built for, where its rules reach that far: 0.2 s for New York.
+exchange_calendars knows no holidays before 1970 and would call every weekday a session."""
 
 TIMEFRAMES_SECONDS: Final = {
     "1m": 60,

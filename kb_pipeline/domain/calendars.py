@@ -94,7 +94,7 @@ def _foreign_exchange() -> Market:
 
 
 def _exchange(name: str) -> Market:
-    calendar = _exchange_calendar(name)
+    calendar, start, end = _exchange_calendar(name)
     schedule = calendar.schedule
     opens, break_starts, break_ends, closes = (
         schedule[column].astype("datetime64[ns, UTC]").array.asi8
@@ -105,18 +105,13 @@ def _exchange(name: str) -> Market:
     all_opens = np.sort(np.concatenate([opens, break_ends[broken]]))
     all_closes = np.sort(np.concatenate([closes, break_starts[broken]]))
     days = schedule.index.as_unit("ns").asi8 // _DAY_NS
-    first_ns, last_ns = int(days[0]) * _DAY_NS, int(days[-1] + 1) * _DAY_NS
-    return Market(
-        str(calendar.tz),
-        days,
-        all_opens,
-        all_closes,
-        min(first_ns, int(opens[0])),
-        max(last_ns, int(closes[-1])),
-    )
+    first_ns = min(start.as_unit("ns").value, int(opens[0]))
+    last_ns = max(end.as_unit("ns").value + _DAY_NS, int(closes[-1]))
+    return Market(str(calendar.tz), days, all_opens, all_closes, first_ns, last_ns)
 
 
-def _exchange_calendar(name: str) -> Any:
+def _exchange_calendar(name: str) -> tuple[Any, pd.Timestamp, pd.Timestamp]:
+    """Return a calendar of exchange_calendars with the first and the last day it was built for."""
     with warnings.catch_warnings():
         # exchange_calendars 4.13 still uses two idioms that pandas 3 deprecates.
         warnings.simplefilter("ignore", pd.errors.Pandas4Warning)
@@ -127,7 +122,7 @@ def _exchange_calendar(name: str) -> Any:
             bounds = exchange_calendars.get_calendar(name)
             first, last = pd.Timestamp(rules.EXCHANGE_FIRST_DATE), pd.Timestamp(rules.EXCHANGE_LAST_DATE)
             start, end = max(first, bounds.bound_min() or first), min(last, bounds.bound_max() or last)
-            return exchange_calendars.get_calendar(name, start=start, end=end)
+            return exchange_calendars.get_calendar(name, start=start, end=end), start, end
         except exchange_calendars.errors.InvalidCalendarName:
             raise CalendarError(
                 f"found the calendar {name!r}, needed 24/7, FX or a code of exchange_calendars such as XNYS"
@@ -181,6 +176,11 @@ class _Slots(NamedTuple):
         inside = (run >= 0) & (slot < self.counts[run]) & (times_ns < self.ends[run])
         return np.unique((self.before[run] + slot)[inside])
 
+    def bars_on_grid(self, times_ns: Times) -> int:
+        """Return how many of the times stand where a slot begins."""
+        run = np.searchsorted(self.grid, times_ns, side="right") - 1
+        return int(np.count_nonzero((times_ns - self.grid[run]) % self.step == 0))
+
     def time_ns(self, number: int) -> int:
         """Return the time of one slot."""
         run = int(np.searchsorted(self.before, number, side="right")) - 1
@@ -204,22 +204,9 @@ def _slots(starts: Times, grid: Times, ends: Times, step: int) -> _Slots:
 def _intraday_slots(hours: Market, bars_ns: Times, step: int, timezone: str) -> _Slots:
     """Return the slots on the grid most bars stand on: from the open, the local clock or UTC's."""
     opens = hours.opens
-    phases = (
-        lambda: opens,
-        lambda: opens - _local_ns(opens, timezone) % step,
-        lambda: opens - opens % step,
-    )
-    best, best_hits = None, -1
-    for phase in phases:
-        slots = _slots(opens, phase(), hours.closes, step)
-        run = np.searchsorted(slots.grid, bars_ns, side="right") - 1
-        hits = int(np.count_nonzero((bars_ns - slots.grid[run]) % step == 0))
-        if hits > best_hits:
-            best, best_hits = slots, hits
-        if hits == len(bars_ns):
-            break
-    assert best is not None  # noqa: S101 - the loop runs three times
-    return best
+    grids = (opens, opens - _local_ns(opens, timezone) % step, opens - opens % step)
+    candidates = [_slots(opens, grid, hours.closes, step) for grid in grids]
+    return max(candidates, key=lambda slots: slots.bars_on_grid(bars_ns))
 
 
 def _session_days(bars_ns: Times, timezone: str) -> Times:
@@ -293,8 +280,9 @@ class CoverageIndex:
         return present.astype(np.int64), last - first + earlier + later
 
     def _unknown_bars(self, starts: Times, ends: Times) -> Times:
-        """Return the timeframes of stretches the calendar does not know, at least one for any."""
-        return np.where(ends < starts, 0, (ends - starts) // self._slots.step + 1)
+        """Return the timeframes that stretches touch which the calendar does not know."""
+        # Divided before subtracted: a stretch may be longer than 64 bits of nanoseconds.
+        return np.where(ends < starts, 0, ends // self._slots.step - starts // self._slots.step + 1)
 
     def missing_ranges(self, start_ns: int, end_ns: int) -> list[MissingRange]:
         """Return the expected bars of [start, end] that the file lacks, in runs, oldest first.
@@ -319,7 +307,8 @@ class CoverageIndex:
     def _unknown_range(self, start_ns: int, end_ns: int) -> list[MissingRange]:
         if end_ns < start_ns:
             return []
-        return [MissingRange(_utc(start_ns), _utc(end_ns), (end_ns - start_ns) // self._slots.step + 1)]
+        bars = end_ns // self._slots.step - start_ns // self._slots.step + 1
+        return [MissingRange(_utc(start_ns), _utc(end_ns), bars)]
 
 
 def _utc(time_ns: int) -> datetime:
