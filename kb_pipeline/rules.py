@@ -219,6 +219,8 @@ class SkipReason(StrEnum):
     MISSING_METRICS_OOS = "missing_metrics_oos"
     MISSING_REGIME_OOS = "missing_regime_oos"
     INVALID_REGIME = "invalid_regime"
+    # trials
+    RUN_OF_ANOTHER_TRIAL = "run_of_another_trial"
     # any
     UNREADABLE_ROW = "unreadable_row"
 

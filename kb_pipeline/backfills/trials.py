@@ -92,8 +92,9 @@ class _TrialsWork:
             dict(zip(SOURCE_COLUMNS, columns, strict=True)) for columns in zip(*page.columns, strict=True)
         ]
         trials = [_trial_or_none(source) for source in sources]
+        first = dict(zip(reversed(page.ids), reversed(range(len(page.ids))), strict=True))
         return Decisions(
-            [None if trial else SkipReason.UNREADABLE_ROW for trial in trials],
+            [_objection(trial, first[page.ids[row]] == row) for row, trial in enumerate(trials)],
             notices={"without_a_regime": sum(1 for it in trials if it and it["regime_key"] is None)},
             payload=trials,
         )
@@ -109,6 +110,13 @@ class _TrialsWork:
             for row in rows
         ]
         return kb_trials.land_trials(connection, self._request.workspace_id, trials)
+
+
+def _objection(trial: Mapping[str, Any] | None, is_first: bool) -> SkipReason | None:
+    """Return why a trial is no row of its own; two tunes may have tried one run, which is one row."""
+    if trial is None:
+        return SkipReason.UNREADABLE_ROW
+    return None if is_first else SkipReason.RUN_OF_ANOTHER_TRIAL
 
 
 def _trial_or_none(source: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """What a trial of the knowledge base holds: metrics as fractions, its regime's names, its content hash."""
 
 import json
+import math
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
@@ -27,7 +28,8 @@ SOURCE_COLUMNS: Final = (
     "sharpe_is",
     "regime_oos",
 )
-"""What is read of a source, in order; `params` and `regime_oos` as JSON text, metrics finite or None."""
+"""What is read of a source, in order; `params` and `regime_oos` as JSON text, metrics but for
+`objective_score` finite or None."""
 
 
 def trial_of(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,6 +42,7 @@ def trial_of(source: Mapping[str, Any]) -> dict[str, Any]:
     identity = _identity(snapshot)
     trial = {name: source[name] for name in SOURCE_COLUMNS if name in _COPIED}
     trial |= {
+        "objective_score": _finite(source["objective_score"]),
         "params": params,
         "params_fingerprint": params_fingerprint(params),
         "return_fraction_oos": _fraction(source["return_percent"]),
@@ -57,7 +60,7 @@ def trial_of(source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _COPIED: Final = frozenset(SOURCE_COLUMNS) - {
-    *("params", "regime_oos", "return_percent", "max_drawdown_percent", "trades_oos"),
+    *("objective_score", "params", "regime_oos", "return_percent", "max_drawdown_percent", "trades_oos"),
 }
 
 
@@ -80,6 +83,10 @@ def _identity(snapshot: Mapping[str, Any] | None) -> RegimeIdentity | None:
     texts = (json.dumps(snapshot.get(name)) for name in ("schema_version", "regime_tags"))
     identity = regime_identity(*texts)
     return identity if isinstance(identity, RegimeIdentity) else None
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _fraction(percent: float | None) -> float | None:

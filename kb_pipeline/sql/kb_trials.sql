@@ -83,8 +83,9 @@ SELECT source.id::text,
         WHERE tune.workspace_id = %(workspace_id)s
           AND tune.status = 'completed'
           AND (known.source_id IS NULL
-               OR known.source_version <> concat_ws('/', trial.xmin, run.xmin, tune.xmin)
-               OR known.archived_at IS NOT NULL)
+               OR known.archived_at IS NOT NULL
+               OR (known.tune_id = trial.tune_id -- the run may be a trial of another tune too
+                   AND known.source_version <> concat_ws('/', trial.xmin, run.xmin, tune.xmin)))
           AND tune.created_at >= greatest(%(since)s::timestamptz, %(after_created_at)s::timestamptz)
           AND tune.created_at <= %(until_created_at)s::timestamptz
           AND (tune.created_at, trial.run_id) > (%(after_created_at)s::timestamptz, %(after_id)s::uuid)
