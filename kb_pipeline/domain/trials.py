@@ -40,7 +40,7 @@ def trial_of(source: Mapping[str, Any]) -> dict[str, Any]:
     """
     params, snapshot = json.loads(source["params"]), _snapshot(source["regime_oos"])
     identity = _identity(snapshot)
-    trial = {name: source[name] for name in SOURCE_COLUMNS if name in _COPIED}
+    trial: dict[str, Any] = {name: source[name] for name in SOURCE_COLUMNS if name in _COPIED}
     trial |= {
         "objective_score": _finite(source["objective_score"]),
         "params": params,
