@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _DATE_LENGTH: Final = len("2025-01-31")
 
 
-class _Since(click.ParamType):
+class _Since(click.ParamType[datetime]):
     """A date (UTC midnight) or a time with an offset."""
 
     name = "DATE"
@@ -44,7 +44,7 @@ class _Since(click.ParamType):
         return since.replace(tzinfo=since.tzinfo or UTC)
 
 
-class _Symbol(click.ParamType):
+class _Symbol(click.ParamType[str]):
     """A symbol: printable, not empty."""
 
     name = "SYMBOL"
@@ -298,10 +298,11 @@ def _watch(limit: int | None, unit: str) -> "Iterator[Watch]":
     try:
         # disable=None: no bar unless stderr is a terminal
         with tqdm(total=limit, unit=f" {unit}", disable=None, leave=False, file=sys.stderr) as bar:
-            yield Watch(
-                progress=lambda scanned: bar.update(scanned - bar.n) and None,
-                stop=lambda: heard[0] if heard else None,
-            )
+
+            def show(scanned: int) -> None:
+                bar.update(scanned - bar.n)
+
+            yield Watch(progress=show, stop=lambda: heard[0] if heard else None)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -7,7 +7,7 @@ statement itself. Code asks for `statement("file.name")`; no SQL text stands in 
 import re
 from functools import cache
 from importlib.resources import files
-from typing import LiteralString, cast
+from typing import LiteralString
 
 _HEADING = re.compile(r"^-- (?P<name>[a-z0-9_]+) --$", re.MULTILINE)
 
@@ -18,7 +18,7 @@ def _statements(file_name: str) -> dict[str, LiteralString]:
     headings = list(_HEADING.finditer(text))
     ends = [heading.start() for heading in headings[1:]] + [len(text)]
     return {
-        heading["name"]: cast(LiteralString, text[heading.end() : end].strip())
+        heading["name"]: text[heading.end() : end].strip()
         for heading, end in zip(headings, ends, strict=True)
     }
 
