@@ -90,3 +90,9 @@ class InterruptedBackfillError(KbPipelineError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class ConflictsRemainError(KbPipelineError):
+    """Rows changed under a backfill as often as it tried to write them; running it again goes on."""
+
+    exit_code = ExitCode.CONFLICTS_REMAIN

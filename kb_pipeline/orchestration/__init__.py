@@ -1,1 +1,1 @@
-"""The Dagster surface, thin over `backfills`; one file per Dagster concept."""
+"""The Dagster face of the project: thin assets, checks, jobs and sensors over the backfills."""

@@ -1,0 +1,25 @@
+"""The Dagster code location: everything Dagster is told, in one place."""
+
+import dagster as dg
+
+from kb_pipeline.orchestration.assets import ASSETS, EXTERNAL_ASSETS
+from kb_pipeline.orchestration.checks import CHECKS
+from kb_pipeline.orchestration.jobs import JOBS
+from kb_pipeline.orchestration.resources import Database, Prices
+from kb_pipeline.orchestration.sensors import SENSORS
+
+
+def build_definitions(*, database: Database | None = None, prices: Prices | None = None) -> dg.Definitions:
+    """Return the definitions, over another database or other price files where given."""
+    return dg.Definitions(
+        assets=[*ASSETS, *EXTERNAL_ASSETS],
+        asset_checks=CHECKS,
+        jobs=JOBS,
+        sensors=SENSORS,
+        resources={"database": database or Database(), "prices": prices or Prices()},
+        # A step in a process of its own costs 1.7 s; the steps here share a connection instead.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions()

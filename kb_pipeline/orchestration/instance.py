@@ -1,0 +1,88 @@
+"""Where Dagster keeps its own state: DAGSTER_HOME under `.kb`, its database beside the project's.
+
+Run as a module it prints the environment as shell lines, for `make shell`. What stands in the
+instance's settings is explained in dagster.yaml.
+"""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Final
+
+from kb_pipeline.errors import BadArgumentError, KbPipelineError
+from kb_pipeline.storage.paths import kb_home, project_root
+from kb_pipeline.storage.postgres import database_url, ensure_database
+
+DATABASE: Final = "dagster"
+MODULE: Final = "kb_pipeline.definitions"
+HOME_VARIABLE: Final = "DAGSTER_HOME"
+URL_VARIABLE: Final = "KB_DAGSTER_DATABASE_URL"
+MODULE_VARIABLE: Final = "DAGSTER_MODULE_NAME"
+BATCH_VARIABLE: Final = "DAGSTER_EVENT_BATCH_SIZE"
+
+EVENT_BATCH_SIZE: Final = "1000"
+"""Events written at once: 500 partitions in one run take half the time they take one by one."""
+
+
+def prepare_environment() -> dict[str, str]:
+    """Make sure that Dagster's home and database are there, and name them in the environment.
+
+    Variables that are set win. Returns those that are now in force.
+
+    Raises:
+        BadArgumentError: dagster.yaml is nowhere to be found.
+        DatabaseError: The server cannot be reached, or the database may not be made.
+    """
+    home = Path(os.environ.get(HOME_VARIABLE, "").strip() or kb_home() / "dagster")
+    url = os.environ.get(URL_VARIABLE, "").strip() or dagster_database_url()
+    _place_settings(home)
+    variables = {
+        HOME_VARIABLE: str(home),
+        URL_VARIABLE: url,
+        MODULE_VARIABLE: MODULE,
+        BATCH_VARIABLE: os.environ.get(BATCH_VARIABLE, EVENT_BATCH_SIZE),
+    }
+    os.environ.update(variables)
+    return variables
+
+
+def dagster_database_url() -> str:
+    """Return the URL of Dagster's own database on the project's server, made first if it is missing.
+
+    SQLAlchemy 2.1 takes a bare postgresql:// for psycopg 3, which dagster-postgres cannot speak.
+    """
+    url = ensure_database(database_url(), DATABASE)
+    return url.replace("postgresql://", "postgresql+psycopg2://", 1)
+
+
+def _place_settings(home: Path) -> None:
+    candidates = (
+        project_root() / "dagster.yaml",
+        Path(sys.prefix) / "share" / "kb_pipeline" / "dagster.yaml",
+    )
+    source = next((path for path in candidates if path.is_file()), None)
+    placed = home / "dagster.yaml"
+    if source is None and not placed.is_file():
+        raise BadArgumentError(f"There is no dagster.yaml in {candidates[0].parent}, which {home} needs.")
+    home.mkdir(parents=True, exist_ok=True)
+    if source is not None and not placed.is_symlink():
+        # A link, so that the settings people read and change are the settings in force.
+        placed.unlink(missing_ok=True)
+        placed.symlink_to(source)
+
+
+def main() -> int:
+    """Print the environment as shell lines and return the process's exit code."""
+    try:
+        variables = prepare_environment()
+    except KbPipelineError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        return error.exit_code
+    for name, value in variables.items():
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""What a materialization or a dry run shows in the UI, made from a backfill's report."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import dagster as dg
+
+from kb_pipeline.backfills.report import BackfillReport
+from kb_pipeline.orchestration.plots import reason_plot
+from kb_pipeline.storage.orchestration import Workspace
+
+Metadata = dict[str, Any]
+
+SHOWN_ROWS: Final = 100
+"""Rows of a table in the event log; the counts beside it are complete."""
+
+
+def report_metadata(workspace: Workspace, report: BackfillReport, *, plotted: bool = False) -> Metadata:
+    """Return a report as numbers the UI draws over time, a table of reasons, and the text people know."""
+    metadata: Metadata = {
+        "workspace": workspace.name,
+        "workspace_id": str(workspace.id),
+        "scanned": report.scanned,
+        "would_update" if report.dry_run else "updated": report.updated,
+        "skipped": sum(report.skipped.values()),
+        "changed_meanwhile": report.changed_meanwhile,
+        "conflicts": report.conflicts,
+        "report": dg.MetadataValue.md(f"```\n{report.to_text()}\n```"),
+    }
+    if report.skipped:
+        metadata["reasons"] = reason_table({str(report.workspace_id): report.skipped}, report.examples)
+    if report.skipped and plotted:
+        metadata["reasons_plot"] = reason_plot(
+            f"{workspace.name}: why {report.kind} left rows", report.skipped
+        )
+    return metadata
+
+
+def reason_table(
+    skipped: Mapping[str, Mapping[str, int]], examples: Mapping[str, list[str]]
+) -> dg.TableMetadataValue:
+    """Return a table of reasons with their counts and the first rows of each."""
+    return table(
+        {"reason": reason, "rows": rows, "first": ", ".join(examples.get(reason, [])[:3])}
+        for counts in skipped.values()
+        for reason, rows in counts.items()
+    )
+
+
+def table(rows: Iterable[Mapping[str, str | int | float | None]]) -> dg.TableMetadataValue:
+    """Return rows as a table that the UI shows in place; the types are those of the first row."""
+    # str() makes plain text of enumeration members, which the event log refuses.
+    plain = [{name: str(it) if isinstance(it, str) else it for name, it in row.items()} for row in rows]
+    records = [dg.TableRecord(row) for row in plain[:SHOWN_ROWS]]
+    types = {str: "string", int: "int", float: "float"}
+    first = records[0].data if records else {}
+    columns = [dg.TableColumn(name, types.get(type(value), "string")) for name, value in first.items()]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns))

@@ -1,0 +1,78 @@
+"""Pictures for the asset pages: PNG inside markdown, so that they travel with the event log.
+
+Only drawing. What is drawn comes as frames and numbers; whether to draw is decided by who calls.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import dagster as dg
+import pandas as pd
+
+from kb_pipeline.rules import TREND_TAGS_BY_PRIORITY
+from kb_pipeline.storage.orchestration import RegimeWindow
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PLOTTED_PARTITIONS: Final = 10
+"""A run over more partitions draws nothing: 500 pictures would be 15 MB of event log."""
+
+_DOTS_PER_INCH: Final = 80
+_TREND_COLOURS: Final = dict(
+    zip(TREND_TAGS_BY_PRIORITY, ("#2a9d57", "#c8443a", "#e0a030", "#7a8aa0"), strict=True)
+)
+_OTHER_COLOUR: Final = "#d8dde4"
+
+
+def price_plot(
+    title: str, bars: pd.DataFrame, windows: Sequence[RegimeWindow] = ()
+) -> dg.MarkdownMetadataValue:
+    """Draw closing prices, and the windows beneath them in the colours of their trends."""
+    from matplotlib.dates import date2num
+
+    figure, axes = _figure(title)
+    axes.plot(bars.index, bars["close"], linewidth=0.8, color="#1f3b57")
+    trends = [
+        next((trend for trend in _TREND_COLOURS if trend in window.tags), "other") for window in windows
+    ]
+    for window, trend in zip(windows, trends, strict=True):
+        colour = _TREND_COLOURS.get(trend, _OTHER_COLOUR)
+        begin, end = date2num([pd.Timestamp(window.start), pd.Timestamp(window.end)])
+        axes.axvspan(begin, end, color=colour, alpha=0.35, lw=0)
+    for trend in sorted(set(trends)):
+        axes.plot([], [], color=_TREND_COLOURS.get(trend, _OTHER_COLOUR), linewidth=6, alpha=0.5, label=trend)
+    if windows:
+        axes.legend(loc="upper left", fontsize=8, frameon=False)
+    axes.set_ylabel("close")
+    return _markdown(title, figure)
+
+
+def reason_plot(title: str, counts: Mapping[str, int]) -> dg.MarkdownMetadataValue:
+    """Draw one bar per reason, the commonest on top."""
+    figure, axes = _figure(title)
+    reasons = sorted(counts, key=lambda reason: (counts[reason], reason))
+    bars = axes.barh(reasons, [counts[reason] for reason in reasons], color="#4a7ba6")
+    axes.bar_label(bars, padding=3, fontsize=8)
+    axes.set_xlabel("rows")
+    return _markdown(title, figure)
+
+
+def _figure(title: str) -> tuple["Figure", "Axes"]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _markdown(title: str, figure: "Figure") -> dg.MarkdownMetadataValue:
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=_DOTS_PER_INCH)
+    encoded = base64.b64encode(image.getvalue()).decode()
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{encoded})")

@@ -1,0 +1,97 @@
+"""What the assets reach the world through: the database and the price files.
+
+Both are plain objects and not configurable: run config is open to everyone who reaches the web
+page, so it must not choose a server, hold a password or name a file.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES, PartitionChanges, partition_changes
+from kb_pipeline.storage import orchestration, price_files
+from kb_pipeline.storage.postgres import Connection, connect
+from kb_pipeline.storage.price_files import PriceFile
+from kb_pipeline.storage.symbols import SymbolInfo, load_symbols
+
+
+class Database:
+    """The database that KB_DATABASE_URL names, else the embedded one."""
+
+    @contextmanager
+    def session(self, purpose: str) -> Iterator[Connection]:
+        """Open a session; its purpose is what others see who wait for it."""
+        with connect(application_name=f"dagster {purpose}") as connection:
+            yield connection
+
+    def workspaces(self) -> list[orchestration.Workspace]:
+        """Return the active workspaces, by slug."""
+        with self.session("partitions") as connection:
+            return orchestration.active_workspaces(connection)
+
+
+class Prices:
+    """The price files under a data root."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self._root = root
+
+    @property
+    def root(self) -> Path:
+        """The directory of symbols.yaml and ohlcv/."""
+        return self._root or price_files.data_root()
+
+    def files(self) -> list[PriceFile]:
+        """Return all price files, by symbol."""
+        return price_files.list_price_files(self.root)
+
+    def files_of(self, symbol: str, timeframe: str | None) -> list[PriceFile]:
+        """Return the files of one symbol, at least one.
+
+        Raises:
+            BadArgumentError: There is none, of that timeframe where one is given.
+        """
+        of_symbol = [file for file in self.files() if file.symbol == symbol]
+        found = [file for file in of_symbol if timeframe in (None, file.timeframe)]
+        if not found:
+            needed = f"{symbol}_{timeframe or '1d'}.csv"
+            raise BadArgumentError(
+                f"There is no price file of {symbol}{f' with bars of {timeframe}' if timeframe else ''} "
+                f"in {self.root / 'ohlcv'}. Put one there, named like {needed}."
+            )
+        return found
+
+    def symbols(self) -> list[str]:
+        """Return the symbols that have a price file."""
+        return sorted({file.symbol for file in self.files()})
+
+    def info(self, symbol: str) -> SymbolInfo | None:
+        """Return calendar and time zone of a symbol, None where symbols.yaml does not list it."""
+        path = self.root / "symbols.yaml"
+        return load_symbols(path).get(symbol) if path.is_file() else None
+
+
+def sync_partitions(
+    instance: dg.DagsterInstance, database: Database, prices: Prices, *, remove: bool
+) -> dict[str, PartitionChanges]:
+    """Register the partitions of the database and the price files; remove those that are gone, if wanted."""
+    found = {
+        WORKSPACES: [workspace.slug for workspace in database.workspaces()],
+        SYMBOLS: prices.symbols(),
+    }
+    return {str(kind.name): _sync(instance, kind, names, remove=remove) for kind, names in found.items()}
+
+
+def _sync(
+    instance: dg.DagsterInstance, kind: dg.DynamicPartitionsDefinition, found: Iterable[str], *, remove: bool
+) -> PartitionChanges:
+    name = str(kind.name)
+    changes = partition_changes(found, instance.get_dynamic_partitions(name))
+    if changes.add:
+        instance.add_dynamic_partitions(name, changes.add)
+    for key in changes.remove if remove else ():
+        instance.delete_dynamic_partition(name, key)
+    return changes

@@ -1,0 +1,107 @@
+"""How a run goes through its partitions: one after the other, each accounted for under its own name.
+
+A partition that fails does not stop the others; the run then fails, naming it, with the others
+recorded. Mistakes that a repetition cannot mend are not retried.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import dagster as dg
+import psycopg
+
+from kb_pipeline.errors import AlreadyRunningError, ConflictsRemainError, DatabaseError, KbPipelineError
+from kb_pipeline.orchestration.metadata import Metadata, table
+from kb_pipeline.orchestration.partitions import asked_keys
+from kb_pipeline.orchestration.plots import PLOTTED_PARTITIONS
+from kb_pipeline.orchestration.resources import Database, Prices, sync_partitions
+from kb_pipeline.orchestration.steps import Step, Surroundings, Work
+
+Context = dg.AssetExecutionContext | dg.OpExecutionContext
+
+MAX_RETRIES: Final = 3
+FIRST_RETRY_AFTER_SECONDS: Final = 5
+"""Waits of 5, 10 and 20 seconds outlast a short backfill of the workspace, or the database's restart."""
+
+_WORTH_RETRYING: Final = (AlreadyRunningError, ConflictsRemainError, DatabaseError, psycopg.OperationalError)
+
+
+def run_asset(
+    context: dg.AssetExecutionContext, step: Step, config: Any, database: Database, prices: Prices
+) -> dg.MaterializeResult[None]:
+    """Do a step for the partitions of the run.
+
+    Raises:
+        Failure: A partition failed, or Dagster handed over fewer than were asked for.
+    """
+    with _named_failures(context):
+        sync_partitions(context.instance, database, prices, remove=False)
+    done = _run_step(context, step, config, database, prices, asked_keys(context))
+    for key, metadata in done.items():
+        context.add_asset_metadata(metadata, partition_key=key)
+    return dg.MaterializeResult()
+
+
+def run_op(
+    context: dg.OpExecutionContext, step: Step, config: Any, database: Database, prices: Prices
+) -> None:
+    """Do a step for the partition of the run, else for those its configuration names, and record them."""
+    with _named_failures(context):
+        sync_partitions(context.instance, database, prices, remove=False)
+    asked = [context.partition_key] if context.has_partition_key else None
+    _record(context, step, _run_step(context, step, config, database, prices, asked))
+
+
+def _run_step(
+    context: Context, step: Step, config: Any, database: Database, prices: Prices, asked: list[str] | None
+) -> dict[str, Metadata]:
+    purpose = f"{step.asset} run {context.run.run_id[:8]}"
+    with _named_failures(context), database.session(purpose) as connection:
+        keys = asked or step.named_keys(Surroundings(connection, prices, plotted=False), config)
+        around = Surroundings(connection, prices, plotted=len(keys) <= PLOTTED_PARTITIONS)
+        return _work_through(context, step, keys, step.work(around, config))
+
+
+def _work_through(context: Context, step: Step, keys: Sequence[str], work: Work) -> dict[str, Metadata]:
+    done: dict[str, Metadata] = {}
+    failed: dict[str, KbPipelineError] = {}
+    for key in keys:
+        try:
+            done[key] = work(key)
+        except KbPipelineError as error:
+            failed[key] = error
+            context.log.error(f"{key}: {error}")  # noqa: TRY400 - the message says it all
+    if failed:
+        _record(context, step, done)
+        worth_it = [error for error in failed.values() if isinstance(error, _WORTH_RETRYING)]
+        if worth_it and context.retry_number < MAX_RETRIES:
+            raise worth_it[0]
+        raise _failure(failed, len(done))
+    return done
+
+
+def _failure(failed: Mapping[str, KbPipelineError], done: int) -> dg.Failure:
+    first = next(iter(failed))
+    others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+    return dg.Failure(
+        f"{first}: {failed[first]}\n{first}{others} did not succeed; {done} partitions did and are recorded.",
+        metadata={"failed": table({"partition": key, "why": str(why)} for key, why in failed.items())},
+    )
+
+
+@contextmanager
+def _named_failures(context: Context) -> Iterator[None]:
+    """Show an error of ours by its message; ask for a repetition where one can help, and only there."""
+    try:
+        yield
+    except _WORTH_RETRYING as error:
+        wait = FIRST_RETRY_AFTER_SECONDS * 2**context.retry_number
+        raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=wait) from error
+    except KbPipelineError as error:
+        raise dg.Failure(str(error)) from error
+
+
+def _record(context: Context, step: Step, done: Mapping[str, Metadata]) -> None:
+    for key, metadata in done.items():
+        context.log_event(dg.AssetMaterialization(step.asset, partition=key, metadata=metadata))

@@ -1,0 +1,5 @@
+"""The sensors."""
+
+import dagster as dg
+
+SENSORS: tuple[dg.SensorDefinition, ...] = ()

@@ -1,0 +1,116 @@
+"""What Dagster's partitions, sensors and checks ask of the database. Statements: `sql/orchestration.sql`.
+
+Everything here only reads. What is written is the work of the backfills.
+"""
+
+import json
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.rules import BACKFILL_ACTOR
+from kb_pipeline.sql import statement
+from kb_pipeline.storage.postgres import Connection
+
+PLOTTED_WINDOWS: Final = 300
+"""Windows drawn over one price series; more of them only darken the picture."""
+
+
+class Workspace(NamedTuple):
+    """A tenant: `slug` is its unique short name, `name` is for people."""
+
+    id: UUID
+    slug: str
+    name: str
+
+
+class PlatformTables(NamedTuple):
+    """Rows of a workspace in the platform's tables; the newest is a time as text, None for no rows."""
+
+    slug: str
+    runs: int
+    newest_run: str | None
+    tunes: int
+    newest_tune: str | None
+
+
+class RegimeWindow(NamedTuple):
+    """A window with a regime; its ends as ISO-8601 text."""
+
+    start: str
+    end: str
+    tags: tuple[str, ...]
+
+
+class DueTunes(NamedTuple):
+    """Tunes of a workspace that can be attributed now; the digest names exactly these completions."""
+
+    slug: str
+    tunes: int
+    digest: str
+
+
+def active_workspaces(connection: Connection) -> list[Workspace]:
+    """Return the active workspaces, by slug."""
+    rows = connection.execute(statement("orchestration.workspaces"))
+    return [Workspace(UUID(row_id), slug, name) for row_id, slug, name in rows]
+
+
+def find_workspace(connection: Connection, name: str) -> Workspace:
+    """Return the workspace of a slug or an id.
+
+    Raises:
+        BadArgumentError: There is none; a slug may have been renamed.
+    """
+    row = connection.execute(statement("orchestration.find_workspace"), {"name": name}).fetchone()
+    if row is None:
+        raise BadArgumentError(
+            f"There is no workspace {name!r} in database {connection.info.dbname!r}. "
+            "It may have been renamed; `kb-pipeline partitions sync` brings the partitions up to date."
+        )
+    return Workspace(UUID(row[0]), row[1], row[2])
+
+
+def waiting_symbols(connection: Connection, workspace_id: UUID) -> dict[str, int]:
+    """Return how many runs of each symbol (upper case) wait for a regime."""
+    rows = connection.execute(statement("orchestration.waiting_symbols"), {"workspace_id": workspace_id})
+    return dict(rows.fetchall())
+
+
+def platform_tables(connection: Connection) -> list[PlatformTables]:
+    """Return what the platform's tables hold of each active workspace."""
+    return [PlatformTables(*row) for row in connection.execute(statement("orchestration.platform_tables"))]
+
+
+def regime_windows(connection: Connection, workspace_id: UUID, symbol: str) -> list[RegimeWindow]:
+    """Return the windows of a symbol that have a regime, those of the newest runs first."""
+    rows = connection.execute(
+        statement("orchestration.regime_windows"),
+        {"workspace_id": workspace_id, "symbol": symbol.upper(), "rows": PLOTTED_WINDOWS},
+    )
+    return [RegimeWindow(start, end, tuple(json.loads(tags or "[]"))) for start, end, tags in rows]
+
+
+def due_tunes(connection: Connection) -> list[DueTunes]:
+    """Return the tunes that can be attributed now, per active workspace that has any."""
+    return [DueTunes(*row) for row in connection.execute(statement("orchestration.due_tunes"))]
+
+
+LISTED_BREACHES: Final = 20
+"""Rows an integrity check names; one is enough to fail it."""
+
+INTEGRITY_RULES: Final = (
+    "tags_against_key",
+    "fingerprint_against_key",
+    "overwritten_decisions",
+    "unbalanced_ledger",
+)
+"""Statements that must find nothing."""
+
+
+def breaches(connection: Connection, rule: str) -> list[tuple[str, str, str]]:
+    """Return the first rows that break one of INTEGRITY_RULES: (id, what it is about, what was found)."""
+    rows = connection.execute(
+        statement(f"orchestration.{rule}"), {"rows": LISTED_BREACHES, "actor": BACKFILL_ACTOR}
+    )
+    return [(row_id, str(about), found) for row_id, about, found in rows]

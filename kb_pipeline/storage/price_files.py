@@ -1,0 +1,102 @@
+"""Find the price files of the data root by symbol and bar length, and keep normalised copies of them.
+
+A price file lies in `<data root>/ohlcv` and is named like AAPL_1d.csv. Its copy is Parquet under
+`.kb/ohlcv` and remembers the SHA-256 of the file it was made from. What a file holds is read and
+checked in `ohlcv_files`.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.rules import TIMEFRAMES_SECONDS
+from kb_pipeline.storage.ohlcv_files import OhlcvFile
+from kb_pipeline.storage.paths import data_directory, kb_home
+
+_SUFFIXES: Final = frozenset({".csv", ".txt", ".json", ".ndjson", ".jsonl", ".parquet"})
+_SOURCE_HASH: Final = b"kb_source_sha256"
+
+
+class PriceFile(NamedTuple):
+    """One file of prices: of which symbol (upper case), bars of which length."""
+
+    path: Path
+    symbol: str
+    timeframe: str
+
+
+def data_root() -> Path:
+    """Return the directory of price files and symbols.yaml: KB_DATA_ROOT, else the project's `data`."""
+    given = os.environ.get("KB_DATA_ROOT", "").strip()
+    return Path(given).expanduser().absolute() if given else data_directory()
+
+
+def list_price_files(root: Path) -> list[PriceFile]:
+    """Return the price files under a data root by symbol, shortest bars first; other files are ignored.
+
+    Raises:
+        BadArgumentError: The directory is not there, which must never look like one without files.
+    """
+    directory = root / "ohlcv"
+    try:
+        found = list(_price_files(directory))
+    except OSError as error:
+        raise BadArgumentError(
+            f"{directory}: could not be read: {error.strerror}. Make it, or let KB_DATA_ROOT name its parent."
+        ) from None
+    return sorted(found, key=lambda file: (file.symbol, TIMEFRAMES_SECONDS[file.timeframe], file.path))
+
+
+def _price_files(directory: Path) -> Iterator[PriceFile]:
+    for path in directory.iterdir():
+        plain = Path(path.name.removesuffix(".gz"))
+        symbol, separator, timeframe = plain.stem.rpartition("_")
+        if separator and symbol and timeframe in TIMEFRAMES_SECONDS and plain.suffix in _SUFFIXES:
+            yield PriceFile(path, symbol.upper(), timeframe)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in lower-case hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def normalised_path(file: PriceFile) -> Path:
+    """Return where the normalised copy of a price file lies; it may not exist yet."""
+    return kb_home() / "ohlcv" / f"{file.symbol}_{file.timeframe}.parquet"
+
+
+def write_normalised(file: PriceFile, read: OhlcvFile) -> Path:
+    """Write the bars of a checked file as Parquet, whole or not at all, and return where."""
+    path = normalised_path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pandas(read.frame)
+    table = table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), _SOURCE_HASH: read.sha256.encode()}
+    )
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    pq.write_table(table, unfinished)
+    unfinished.replace(path)
+    return path
+
+
+def read_normalised(file: PriceFile) -> pd.DataFrame | None:
+    """Return the bars of the normalised copy, None where there is none."""
+    path = normalised_path(file)
+    return pq.read_table(path).to_pandas() if path.exists() else None
+
+
+def normalised_from(file: PriceFile) -> str | None:
+    """Return the SHA-256 of the file that the normalised copy was made from, None without a copy."""
+    path = normalised_path(file)
+    if not path.exists():
+        return None
+    found = (pq.read_schema(path).metadata or {}).get(_SOURCE_HASH)
+    return found.decode() if found else None
