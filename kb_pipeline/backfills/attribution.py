@@ -1,7 +1,7 @@
 """The attribution backfill: write to completed tunes the regime they were won in, their score, a baseline."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from typing import Any
@@ -104,16 +104,16 @@ class _AttributionWork:
 
     def write(self, connection: Connection, page: Page, rows: Sequence[int]) -> set[str]:
         _, strategy_ids, _, run_ids, params, sharpes, _, _, _, hashes, scores = page.columns
-        regimes = [asdict(page.payload[row]) for row in rows]
+        regimes = [page.payload[row] for row in rows]
         columns = {
             "ids": [page.ids[row] for row in rows],
             "versions": [page.versions[row] for row in rows],
-            "schema_versions": [regime["schema_version"] for regime in regimes],
-            "regime_keys": [regime["regime_key"] for regime in regimes],
-            "fingerprints": [regime["fingerprint"] for regime in regimes],
-            "trend_tags": [regime["trend_tag"] for regime in regimes],
-            "vol_tags": [regime["vol_tag"] for regime in regimes],
-            "efficiency_tags": [regime["efficiency_tag"] for regime in regimes],
+            "schema_versions": [regime.schema_version for regime in regimes],
+            "regime_keys": [regime.regime_key for regime in regimes],
+            "fingerprints": [regime.fingerprint for regime in regimes],
+            "trend_tags": [regime.trend_tag for regime in regimes],
+            "vol_tags": [regime.vol_tag for regime in regimes],
+            "efficiency_tags": [regime.efficiency_tag for regime in regimes],
             "best_scores": [sharpes[row] for row in rows],
             "params": [params[row] for row in rows],
             "run_ids": [run_ids[row] for row in rows],

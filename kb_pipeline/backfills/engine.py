@@ -16,6 +16,7 @@ from uuid import UUID
 
 import psycopg
 
+from kb_pipeline.backfills.ahead import ahead
 from kb_pipeline.backfills.report import Tally
 from kb_pipeline.rules import (
     BATCH_SIZE_ROWS,
@@ -23,7 +24,6 @@ from kb_pipeline.rules import (
     READ_PAGE_ROWS,
     BackfillKind,
 )
-from kb_pipeline.sql import statement
 from kb_pipeline.storage import session
 from kb_pipeline.storage.backfill_runs import (
     FIRST_POSITION,
@@ -34,7 +34,7 @@ from kb_pipeline.storage.backfill_runs import (
     last_position,
 )
 from kb_pipeline.storage.locks import writer_lock
-from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.postgres import Connection, many_small_commits, read_only_session
 
 _RETRIED: Final = (
     psycopg.errors.SerializationFailure,
@@ -96,7 +96,10 @@ class Decisions:
 
 
 class Work(Protocol):
-    """What distinguishes one backfill from another."""
+    """What distinguishes one backfill from another.
+
+    A page is read and decided in one thread while the page before it is written in another.
+    """
 
     @property
     def kind(self) -> BackfillKind:
@@ -151,10 +154,15 @@ def run_backfill(
         ledger = Ledger.open(connection, work.kind, workspace_id, work.settings, start)
         writer = _Writer(connection, work, ledger, pace.batch_size, watch)
         try:
-            for page in _pages(connection, work, start, pace.limit):
-                writer.take(page)
-                if writer.tally.interrupted:
-                    break
+            with (
+                read_only_session(connection) as reader,
+                ahead(_decided(reader, work, start, pace)) as pages,
+                many_small_commits(connection),
+            ):
+                for page, decisions in pages:
+                    writer.take(page, decisions)
+                    if writer.tally.interrupted:
+                        break
             writer.finish()
         except BaseException as error:
             _close_failed(connection, ledger, error)
@@ -186,14 +194,19 @@ def _pages(connection: Connection, work: Work, start: Position | None, limit: in
                 yield page
 
 
+def _decided(
+    connection: Connection, work: Work, start: Position | None, pace: Pace
+) -> Iterator[tuple[Page, Decisions]]:
+    for page in _pages(connection, work, start, pace.limit):
+        yield page, work.decide(page)
+
+
 def _dry_run(connection: Connection, workspace_id: UUID, work: Work, pace: Pace, watch: Watch) -> Tally:
     """Scan the rows a real run would and count the same things; Postgres refuses any write."""
     tally = Tally()
-    connection.execute(statement("session.read_only_on"))
-    try:
-        start = _start(connection, workspace_id, work, pace)
-        for page in _pages(connection, work, start, pace.limit):
-            decisions = work.decide(page)
+    with read_only_session(connection) as reader:
+        start = _start(reader, workspace_id, work, pace)
+        for page, decisions in _decided(reader, work, start, pace):
             tally = tally.plus_page(page.ids, decisions.outcomes, decisions.describe)
             tally.notices.update(decisions.notices)
             tally.updated += sum(outcome is None for outcome in decisions.outcomes)
@@ -201,9 +214,6 @@ def _dry_run(connection: Connection, workspace_id: UUID, work: Work, pace: Pace,
             tally.interrupted = watch.stop()
             if tally.interrupted:
                 break
-    finally:
-        if not connection.closed:
-            connection.execute(statement("session.read_only_off"))
     tally.check_conservation()
     return tally
 
@@ -222,9 +232,8 @@ class _Writer:
         self._position: Position | None = None
         self.tally = Tally()
 
-    def take(self, page: Page) -> None:
-        """Decide a page and write it, batch by batch; a stop request is heard between two batches."""
-        decisions = self._work.decide(page)
+    def take(self, page: Page, decisions: Decisions) -> None:
+        """Write a page batch by batch; a stop request is heard between two batches."""
         page.payload = decisions.payload
         self.tally.notices.update(decisions.notices)
         for begin, end in _segments(decisions.outcomes, self._batch_size):
@@ -257,7 +266,6 @@ class _Writer:
         changed: set[str] = set()
         try:
             with self._connection.transaction():
-                self._connection.execute(statement("session.commit_without_waiting"))
                 if rows:
                     in_id_order = sorted(rows, key=page.ids.__getitem__)
                     changed = self._work.write(self._connection, page, in_id_order)

@@ -233,11 +233,12 @@ class _RegimeWork:
 
     def _run_windows(self, text: str) -> RunWindows | SkipReason:
         """Return the windows that one JSON text of window fields names; equal texts are read once."""
-        if text not in self._windows:
-            if len(self._windows) >= _REMEMBERED_WINDOWS:
-                self._windows.clear()
-            self._windows[text] = _read_windows(text, self._day_zone)
-        return self._windows[text]
+        windows = self._windows.get(text)
+        if windows is None:
+            windows = _read_windows(text, self._day_zone)
+            if len(self._windows) < _REMEMBERED_WINDOWS:
+                self._windows[text] = windows
+        return windows
 
     def _symbol_objection(self, symbol: str | None) -> SkipReason | None:
         if symbol is None:

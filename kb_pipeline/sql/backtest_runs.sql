@@ -34,7 +34,7 @@ WITH changed AS (
            kb_status_changed_at = now(),
            kb_status_changed_by = %(actor)s,
            auto_candidate_gate = %(gate)s
-      FROM unnest(%(ids)s::uuid[], %(versions)s::xid[]) AS read (id, version)
+      FROM unnest(%(ids)b::text[]::uuid[], %(versions)b::text[]::xid[]) AS read (id, version)
      WHERE run.id = read.id
        AND run.workspace_id = %(workspace_id)s
        AND run.xmin = read.version
@@ -77,23 +77,19 @@ SELECT run.id::text,
 -- land_regimes --
 -- Write snapshots where there still is none. Each distinct snapshot is sent and parsed once; rows
 -- point at theirs by position, 0 where there is no in-sample snapshot.
-WITH snapshots AS MATERIALIZED (
-    SELECT sent.position, sent.snapshot::jsonb AS snapshot
-      FROM unnest(%(snapshots)s::text[]) WITH ORDINALITY AS sent (snapshot, position)
-), read AS (
-    SELECT rows.id, rows.version, out_of_sample.snapshot AS regime_oos, in_sample.snapshot AS regime_is
-      FROM unnest(%(ids)s::uuid[], %(versions)s::xid[], %(out_of_sample)s::int[], %(in_sample)s::int[])
-           AS rows (id, version, out_of_sample, in_sample)
-      JOIN snapshots AS out_of_sample ON out_of_sample.position = rows.out_of_sample
- LEFT JOIN snapshots AS in_sample ON in_sample.position = rows.in_sample
+WITH parsed AS MATERIALIZED (
+    SELECT array_agg(sent.snapshot::jsonb ORDER BY sent.position) AS snapshots
+      FROM unnest(%(snapshots)b::text[]) WITH ORDINALITY AS sent (snapshot, position)
 )
 UPDATE backtest_runs AS run
-   SET regime_oos = read.regime_oos,
+   SET regime_oos = (SELECT parsed.snapshots FROM parsed)[read.out_of_sample],
        regime_is = CASE WHEN run.regime_is IS NULL OR run.regime_is = 'null'
-                        THEN coalesce(read.regime_is, run.regime_is)
+                        THEN coalesce((SELECT parsed.snapshots FROM parsed)[read.in_sample], run.regime_is)
                         ELSE run.regime_is END,
        regime_schema_version = %(schema_version)s
-  FROM read
+  FROM unnest(%(ids)b::text[]::uuid[], %(versions)b::text[]::xid[],
+              %(out_of_sample)b::int8[], %(in_sample)b::int8[])
+       AS read (id, version, out_of_sample, in_sample)
  WHERE run.id = read.id
    AND run.workspace_id = %(workspace_id)s
    AND run.xmin = read.version

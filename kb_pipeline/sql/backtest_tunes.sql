@@ -17,25 +17,25 @@ SELECT tune.id::text,
        trials.params_hashes,
        trials.sharpes
   FROM backtest_tunes AS tune
-  LEFT JOIN kb_tune_attribution_state AS state
-    ON state.tune_id = tune.id
  CROSS JOIN LATERAL (
        SELECT count(*) AS completed,
               (array_agg(trial.run_id ORDER BY trial.score DESC NULLS LAST, trial.trial_index, trial.run_id)
                   FILTER (WHERE trial.has_metrics))[1] AS best_run_id,
-              array_agg(trial.params_hash) FILTER (WHERE trial.sharpe IS NOT NULL) AS params_hashes,
-              array_agg(trial.sharpe) FILTER (WHERE trial.sharpe IS NOT NULL) AS sharpes
-         FROM (SELECT run_id,
-                      trial_index,
-                      jsonb_typeof(metrics_oos) = 'object' AS has_metrics,
-                      jsonb_hash_extended(params, 0) AS params_hash,
-                      kb_finite_number(metrics_oos -> 'sharpe') AS sharpe,
+              array_agg(trial.params_hash) FILTER (WHERE abs(trial.sharpe) < 1e300) AS params_hashes,
+              array_agg(trial.sharpe) FILTER (WHERE abs(trial.sharpe) < 1e300) AS sharpes
+         FROM (SELECT found.*, kb_finite_number(found.sharpe_json) AS sharpe,
                       nullif(nullif(nullif(
-                          coalesce(objective_score, score_oos, kb_finite_number(metrics_oos -> 'sharpe')),
+                          coalesce(found.objective_score, found.score_oos, kb_finite_number(found.sharpe_json)),
                           'NaN'), 'Infinity'), '-Infinity') AS score
-                 FROM backtest_tune_runs
-                WHERE tune_id = tune.id
-                  AND status = 'completed') AS trial
+                 FROM (SELECT run_id, trial_index, objective_score, score_oos,
+                              jsonb_typeof(metrics_oos) = 'object' AS has_metrics,
+                              jsonb_hash_extended(params, 0) AS params_hash,
+                              metrics_oos -> 'sharpe' AS sharpe_json
+                         FROM backtest_tune_runs
+                        WHERE tune_id = tune.id
+                          AND status = 'completed'
+                       OFFSET 0) AS found -- a fence, as the one below: each value is computed once
+               OFFSET 0) AS trial
        ) AS trials
   LEFT JOIN backtest_tune_runs AS best
     ON best.tune_id = tune.id
@@ -48,9 +48,7 @@ SELECT tune.id::text,
        ) AS snapshot
  WHERE tune.workspace_id = %(workspace_id)s
    AND tune.status = 'completed'
-   AND (state.tune_id IS NULL
-        OR state.outcome <> 'attributed'
-        OR state.tune_completed_at IS DISTINCT FROM tune.completed_at)
+   AND (tune.regime_key IS NULL OR tune.attributed_completed_at IS DISTINCT FROM tune.completed_at)
    AND tune.created_at >= %(since)s::timestamptz
    AND (tune.created_at, tune.id) > (%(after_created_at)s::timestamptz, %(after_id)s::uuid)
    AND (tune.created_at, tune.id) <= (%(until_created_at)s::timestamptz, %(until_id)s::uuid)
@@ -60,41 +58,31 @@ SELECT tune.id::text,
 -- land_attributions --
 -- Write the regime a tune was won in, its best score and its baseline, and remember the completion
 -- they belong to. The version token on the target keeps a tune that completes again for later.
-WITH changed AS (
-    UPDATE backtest_tunes AS tune
-       SET regime_schema_version = read.schema_version,
-           tag_ruleset_id = %(ruleset_id)s,
-           regime_key = read.regime_key,
-           regime_fingerprint = read.fingerprint,
-           trend_tag = read.trend_tag,
-           vol_tag = read.vol_tag,
-           efficiency_tag = read.efficiency_tag,
-           best_oos_score = read.best_score,
-           best_oos_params = read.params::jsonb,
-           best_oos_run_id = read.run_id,
-           baseline_oos_score = read.baseline_score
-      FROM unnest(%(ids)s::uuid[], %(versions)s::xid[], %(schema_versions)s::text[], %(regime_keys)s::text[],
-                  %(fingerprints)s::text[], %(trend_tags)s::text[], %(vol_tags)s::text[],
-                  %(efficiency_tags)s::text[], %(best_scores)s::float8[], %(params)s::text[],
-                  %(run_ids)s::uuid[], %(baseline_scores)s::float8[])
-           AS read (id, version, schema_version, regime_key, fingerprint, trend_tag, vol_tag,
-                    efficiency_tag, best_score, params, run_id, baseline_score)
-     WHERE tune.id = read.id
-       AND tune.workspace_id = %(workspace_id)s
-       AND tune.xmin = read.version
-       AND tune.status = 'completed'
- RETURNING tune.id, tune.completed_at
-), remembered AS (
-    INSERT INTO kb_tune_attribution_state AS state
-           (tune_id, workspace_id, tune_completed_at, outcome, attributed_at)
-    SELECT changed.id, %(workspace_id)s, changed.completed_at, 'attributed', now()
-      FROM changed
-        ON CONFLICT (tune_id) DO UPDATE
-       SET tune_completed_at = excluded.tune_completed_at,
-           outcome = excluded.outcome,
-           attributed_at = excluded.attributed_at
-)
-SELECT changed.id::text FROM changed
+UPDATE backtest_tunes AS tune
+   SET regime_schema_version = read.schema_version,
+       tag_ruleset_id = %(ruleset_id)s,
+       regime_key = read.regime_key,
+       regime_fingerprint = read.fingerprint,
+       trend_tag = read.trend_tag,
+       vol_tag = read.vol_tag,
+       efficiency_tag = read.efficiency_tag,
+       best_oos_score = read.best_score,
+       best_oos_params = read.params::jsonb,
+       best_oos_run_id = read.run_id,
+       baseline_oos_score = read.baseline_score,
+       attributed_completed_at = tune.completed_at
+  FROM unnest(%(ids)b::text[]::uuid[], %(versions)b::text[]::xid[],
+              %(schema_versions)b::text[], %(regime_keys)b::text[],
+              %(fingerprints)b::text[], %(trend_tags)b::text[], %(vol_tags)b::text[],
+              %(efficiency_tags)b::text[], %(best_scores)b::float8[], %(params)b::text[],
+              %(run_ids)b::text[]::uuid[], %(baseline_scores)b::float8[])
+       AS read (id, version, schema_version, regime_key, fingerprint, trend_tag, vol_tag,
+                efficiency_tag, best_score, params, run_id, baseline_score)
+ WHERE tune.id = read.id
+   AND tune.workspace_id = %(workspace_id)s
+   AND tune.xmin = read.version
+   AND tune.status = 'completed'
+RETURNING tune.id::text
 
 -- declared_defaults --
 -- The hash of a strategy's declared default parameters: spec_json.default_params, else the defaults
@@ -117,9 +105,10 @@ SELECT jsonb_hash_extended(declared.params, 0)
 -- parameter_scores --
 -- Sum and number of the out-of-sample Sharpe ratios of each parameter set over all completed tunes
 -- of a strategy: every set tried more than once, and the best sets by mean, however often tried.
+-- A ratio of 1e300 or more is no score: two of them have no sum among the floats, which is an error.
 WITH scores AS (
     SELECT jsonb_hash_extended(trial.params, 0) AS params_hash,
-           kb_finite_number(trial.metrics_oos -> 'sharpe') AS sharpe
+           trial.metrics_oos -> 'sharpe' AS sharpe_json
       FROM backtest_tunes AS tune
       JOIN backtest_tune_runs AS trial
         ON trial.tune_id = tune.id
@@ -127,11 +116,16 @@ WITH scores AS (
      WHERE tune.workspace_id = %(workspace_id)s
        AND tune.strategy_entity_id = %(strategy_id)s::uuid
        AND tune.status = 'completed'
+    OFFSET 0
+), finite AS (
+    SELECT params_hash, kb_finite_number(sharpe_json) AS sharpe
+      FROM scores
+    OFFSET 0
 ), sets AS (
     SELECT params_hash, sum(sharpe) AS total, count(*) AS trials,
            row_number() OVER (ORDER BY sum(sharpe) / count(*) DESC, params_hash) AS place
-      FROM scores
-     WHERE sharpe IS NOT NULL
+      FROM finite
+     WHERE abs(sharpe) < 1e300
      GROUP BY params_hash
 )
 SELECT params_hash, total, trials, place <= %(leaders)s AS leads

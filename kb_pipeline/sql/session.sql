@@ -16,19 +16,6 @@ SELECT activity.pid, activity.application_name, activity.backend_start::text
    AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND (held.classid::bigint << 32) | held.objid::bigint = %(key)s
 
--- read_only_on --
--- From here on every transaction of the session is read-only; Postgres itself refuses a write.
-SET default_transaction_read_only = on
-
--- read_only_off --
--- Writes are allowed again.
-SET default_transaction_read_only = off
-
--- commit_without_waiting --
--- The next commit does not wait for the disk. Values, audit rows and cursor lie in one transaction,
--- so a crash of the server can lose whole batches, which the next run does again, and never a part.
-SET LOCAL synchronous_commit = off
-
 -- now --
 -- The database's clock, the only clock.
 SELECT now()

@@ -7,7 +7,8 @@ module named after their table.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
@@ -196,6 +197,45 @@ def ensure_database(url: str, name: str) -> str:
             except psycopg.Error as error:
                 raise DatabaseError(f"{target.place} could not be made: {error}") from error
     return target.text()
+
+
+@contextmanager
+def read_only_session(connection: Connection) -> Iterator[Connection]:
+    """Open a second session beside another one in which Postgres itself refuses every write.
+
+    Raises:
+        DatabaseError: It could not be opened.
+    """
+    info = connection.info
+    settings = {"password": info.password} if info.password else {}
+    try:
+        beside = psycopg.connect(info.dsn, **settings, autocommit=True, prepare_threshold=None)
+    except psycopg.Error as error:
+        place = f"database {info.dbname!r} at {info.host}"
+        raise DatabaseError(f"Cannot open a second session to {place}: {error}") from None
+    with beside:
+        _configure(beside, timeouts=True)
+        set_session(beside, {"default_transaction_read_only": "on"})
+        yield beside
+
+
+@contextmanager
+def many_small_commits(connection: Connection) -> Iterator[None]:
+    """Make a session quick at the same few statements and a commit after each, while the block runs.
+
+    Statements are planned once, and a commit does not wait for the disk: a crash of the server can
+    lose the last whole transactions, never a part of one. The next commit after the block waits for
+    the disk again, and with it for all of these.
+    """
+    before = connection.prepare_threshold
+    connection.prepare_threshold = 1
+    set_session(connection, {"synchronous_commit": "off"})
+    try:
+        yield
+    finally:
+        connection.prepare_threshold = before
+        if not connection.closed:
+            set_session(connection, {"synchronous_commit": "on"})
 
 
 def set_session(connection: Connection, settings: Mapping[str, str]) -> None:

@@ -332,6 +332,15 @@ def test_a_decision_made_meanwhile_is_never_overwritten(
     assert connection.execute("SELECT source_id FROM kb_status_history").fetchall() == [(ours,)]
 
 
+def test_a_decision_without_a_name_is_one_too(
+    connection: Connection, workspace: Workspace, meddle: Any
+) -> None:
+    run_id = add_run(connection, workspace)
+    meddle(("UPDATE backtest_runs SET kb_status = 'rejected' WHERE id = %s", [run_id]))
+    assert _backfill(connection, workspace).changed_meanwhile == 1
+    assert _status(connection, run_id) == "rejected"
+
+
 def test_excluded_and_back_again_is_a_decision_too(
     connection: Connection, workspace: Workspace, meddle: Any
 ) -> None:

@@ -1,0 +1,67 @@
+"""Do the work of an iterator one step ahead, in a thread of its own.
+
+While a batch is being written the server is busy and this process waits; the next page is read and
+decided meanwhile, on a second connection. Nothing here knows what a page is.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+_STEPS_AHEAD: Final = 1
+"""Finished items held: one is enough to keep both sides busy, and bounds the memory."""
+
+_POLL_S: Final = 0.1
+
+
+class _End:
+    """What the thread puts last: the error it ended with, None where it came to its end."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+@contextmanager
+def ahead(items: Iterator[T]) -> Iterator[Iterator[T]]:
+    """Yield an iterator over `items`, which are made in a thread; leaving the block ends the thread.
+
+    An error of the source is raised where its next item would have come.
+    """
+    done: queue.Queue[T | _End] = queue.Queue(_STEPS_AHEAD)
+    left = threading.Event()
+
+    def put(item: T | _End) -> None:
+        while not left.is_set():
+            with suppress(queue.Full):
+                done.put(item, timeout=_POLL_S)
+                break
+
+    def work() -> None:
+        error = None
+        try:
+            for item in items:
+                put(item)
+                if left.is_set():
+                    return
+        except BaseException as raised:  # noqa: BLE001 - raised again in the thread that asks
+            error = raised
+        put(_End(error))
+
+    thread = threading.Thread(target=work, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        yield _taken(done)
+    finally:
+        left.set()
+        thread.join()
+
+
+def _taken(done: "queue.Queue[T | _End]") -> Iterator[T]:
+    while not isinstance(item := done.get(), _End):
+        yield item
+    if item.error is not None:
+        raise item.error
