@@ -20,8 +20,26 @@ $(READY): constraints.txt scripts/bootstrap.txt pyproject.toml
 
 env: $(READY)  ## Make the virtual environment with the pinned dependencies.
 
+demo: $(READY)  ## Load the demo workspace and run the main job over real prices.
+	@$(BIN)/kb-pipeline db migrate
+	@$(BIN)/kb-pipeline demo
+
+test: $(READY)  ## Run the whole test suite.
+	@scripts/ensure-browser
+	@$(BIN)/python -m pytest
+
+check: $(READY)  ## Lint, types and layer contracts alone.
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(READY)  ## Measure against what a user would pick instead (some minutes; prints ratios).
+	@for name in features candidacy landing attribution ohlcv flat; do \
+	  echo "== $$name"; $(BIN)/python -m benchmarks.bench_$$name || exit 1; done
+
 lock:  ## Resolve constraints.txt again from pyproject.toml.
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header --extra dev --upgrade pyproject.toml scripts/bootstrap.in -o constraints.txt
 
-.PHONY: help env lock
+.PHONY: help env demo test check bench lock
