@@ -22,7 +22,8 @@ def measure(rows: int) -> None:
         seconds = time.perf_counter() - begin
     assert report.scanned == rows, report
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{rows:>9,} rows: {seconds:6.1f} s, {seconds / rows * 1e6:5.1f} microseconds a row, peak {peak_mb:.0f} MB")
+    per_row = seconds / rows * 1e6
+    print(f"{rows:>9,} rows: {seconds:6.1f} s, {per_row:5.1f} microseconds a row, peak {peak_mb:.0f} MB")
 
 
 def main() -> None:
