@@ -97,7 +97,7 @@ def _regime(text: str | None) -> dict[str, Any]:
     evidence = {
         f"{rule['tag']} by {rule['metric']}": f"{rule['value']:.6g} {rule['op']} {rule['threshold']:g}"
         for rule in explain_tags(snapshot)
-        if rule["passed"]
+        if rule["passed"] and rule["tag"] in snapshot.regime_tags
     }
     return {
         "key": key,
