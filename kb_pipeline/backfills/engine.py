@@ -43,6 +43,10 @@ _RETRIED: Final = (
 )
 
 
+_NO_LIMIT: Final = 2**31 - 1
+"""For reading the span of a page again: others may have inserted rows into it meanwhile."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Rows after one position, up to and with another."""
@@ -291,7 +295,7 @@ class _Writer:
 
     def _reread(self, page: Page, wanted: set[str]) -> Page:
         span = Span(page.span.after, page.position(len(page.ids) - 1))
-        again = self._work.read(self._connection, span, len(page.ids))
+        again = self._work.read(self._connection, span, _NO_LIMIT)
         keep = [row for row, row_id in enumerate(again.ids) if row_id in wanted]
         columns = (again.ids, again.created_at, again.versions, *again.columns)
         return Page.of(span, [tuple(column[row] for column in columns) for row in keep])
