@@ -33,6 +33,8 @@ _OTHER_DELIMITERS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
 def cut_at_once(source: Source) -> Table | None:
     """Return the cells of a plain CSV file, or None where its lines must be looked at one by one.
 
+    The table knows no lines: it either holds good bars, or the file is cut again by line.
+
     Raises:
         OhlcvFileError: The header cannot be used.
     """
@@ -52,7 +54,7 @@ def cut_at_once(source: Source) -> Table | None:
     except pa.ArrowInvalid:
         return None
     by_role = dict(zip(roles, cells.columns, strict=True))
-    return Table(source.path, names, roles, by_role, lambda row, position: (row + 2, position + 1))
+    return Table(source.path, names, roles, by_role)
 
 
 def _is_plain(data: bytes | bytearray, header_end: int) -> bool:

@@ -57,7 +57,6 @@ def _read(source: Source) -> Table:
         names,
         roles,
         cells,
-        lambda row, position: (row + 1, position + 1),
         place_form="{path}: row {line}, column {field}",
     )
 

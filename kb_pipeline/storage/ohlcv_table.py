@@ -41,6 +41,10 @@ Place = Callable[[int, int], tuple[int, int]]
 """From a row and a field, both counted from 0, to the line and field a message names."""
 
 
+def _counted_from_one(row: int, position: int) -> tuple[int, int]:
+    return row + 1, position + 1
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Cells as they were found, with only the columns that play a role.
@@ -53,7 +57,7 @@ class Table:
     names: Sequence[str]
     roles: dict[str, int]
     cells: dict[str, pa.ChunkedArray]
-    place: Place
+    place: Place = _counted_from_one
     place_form: str = "{path}:{line}:{field}"
     notices: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)

@@ -135,6 +135,15 @@ def test_bars_outside_the_session_cover_nothing() -> None:
     assert counts(index, "2024-01-02", "2024-01-02T23:59") == (0, 7)
 
 
+def test_a_bar_after_the_close_does_not_stand_for_the_last_half_hour() -> None:
+    bars = np.append(
+        every("h", "2024-01-02 09:30", "2024-01-02 14:30", "America/New_York"),
+        ns("2024-01-02 16:00", zone="America/New_York"),
+    )
+    index = CoverageIndex(bars, calendar="XNYS", timeframe="1h")
+    assert counts(index, "2024-01-02", "2024-01-02T23:59") == (6, 7)
+
+
 def test_a_slot_with_many_bars_counts_once() -> None:
     bars = every("min", "2024-01-02 10:30", "2024-01-02 11:29", "America/New_York")
     index = CoverageIndex(bars, calendar="XNYS", timeframe="1h")
