@@ -207,9 +207,11 @@ def read_only_session(connection: Connection) -> Iterator[Connection]:
         DatabaseError: It could not be opened.
     """
     info = connection.info
-    settings = {"password": info.password} if info.password else {}
     try:
-        beside = psycopg.connect(info.dsn, **settings, autocommit=True, prepare_threshold=None)
+        # the DSN has everything but the password
+        beside = psycopg.connect(
+            info.dsn, password=info.password or None, autocommit=True, prepare_threshold=None
+        )
     except psycopg.Error as error:
         place = f"database {info.dbname!r} at {info.host}"
         raise DatabaseError(f"Cannot open a second session to {place}: {error}") from None
