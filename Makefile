@@ -24,6 +24,14 @@ demo: $(READY)  ## Load the demo workspace and run the main job over real prices
 	@$(BIN)/kb-pipeline db migrate
 	@$(BIN)/kb-pipeline demo
 
+ui: $(READY)  ## Open the asset graph in a browser: web page, daemon and database; Ctrl-C stops them.
+	@$(BIN)/python -m kb_pipeline.orchestration.serve
+
+shell: $(READY)  ## Open a shell in which the README's commands work as they are written.
+	@-$(BIN)/python -m kb_pipeline.orchestration.sync
+	@environment="$$($(BIN)/python -m kb_pipeline.orchestration.instance)" || exit 1; eval "$$environment"; \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" exec "$${SHELL:-/bin/sh}"
+
 test: $(READY)  ## Run the whole test suite.
 	@scripts/ensure-browser
 	@$(BIN)/python -m pytest
@@ -42,4 +50,4 @@ lock:  ## Resolve constraints.txt again from pyproject.toml.
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header --extra dev --upgrade pyproject.toml scripts/bootstrap.in -o constraints.txt
 
-.PHONY: help env demo test check bench lock
+.PHONY: help env demo ui shell test check bench lock

@@ -1,5 +1,7 @@
 """The Dagster code location: everything Dagster is told, in one place."""
 
+import warnings
+
 import dagster as dg
 
 from kb_pipeline.orchestration.assets import ASSETS, EXTERNAL_ASSETS
@@ -11,15 +13,18 @@ from kb_pipeline.orchestration.sensors import SENSORS
 
 def build_definitions(*, database: Database | None = None, prices: Prices | None = None) -> dg.Definitions:
     """Return the definitions, over another database or other price files where given."""
-    return dg.Definitions(
-        assets=[*ASSETS, *EXTERNAL_ASSETS],
-        asset_checks=CHECKS,
-        jobs=JOBS,
-        sensors=SENSORS,
-        resources={"database": database or Database(), "prices": prices or Prices()},
-        # A step in a process of its own costs 1.7 s; the steps here share a connection instead.
-        executor=dg.in_process_executor,
-    )
+    with warnings.catch_warnings():
+        # Dagster copies sensors through its own beta parameter when it binds resources to them.
+        warnings.filterwarnings("ignore", "Parameter `owners`", dg.BetaWarning)
+        return dg.Definitions(
+            assets=[*ASSETS, *EXTERNAL_ASSETS],
+            asset_checks=CHECKS,
+            jobs=JOBS,
+            sensors=SENSORS,
+            resources={"database": database or Database(), "prices": prices or Prices()},
+            # A step in a process of its own costs 1.7 s; the steps here share a connection instead.
+            executor=dg.in_process_executor,
+        )
 
 
 defs = build_definitions()

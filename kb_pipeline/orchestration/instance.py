@@ -18,8 +18,15 @@ DATABASE: Final = "dagster"
 MODULE: Final = "kb_pipeline.definitions"
 HOME_VARIABLE: Final = "DAGSTER_HOME"
 URL_VARIABLE: Final = "KB_DAGSTER_DATABASE_URL"
-MODULE_VARIABLE: Final = "DAGSTER_MODULE_NAME"
 BATCH_VARIABLE: Final = "DAGSTER_EVENT_BATCH_SIZE"
+
+MODULE_VARIABLES: Final = (
+    "DAGSTER_CLI_JOB_EXECUTE_MODULE_NAME",
+    "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME",
+    "DAGSTER_CLI_ASSET_LIST_MODULE_NAME",
+)
+"""Spare these commands their `-m`, as DAGSTER_MODULE_NAME does too; but that one makes every command
+refuse its `-w workspace.yaml`, `dagster dev` included."""
 
 EVENT_BATCH_SIZE: Final = "1000"
 """Events written at once: 500 partitions in one run take half the time they take one by one."""
@@ -40,7 +47,7 @@ def prepare_environment() -> dict[str, str]:
     variables = {
         HOME_VARIABLE: str(home),
         URL_VARIABLE: url,
-        MODULE_VARIABLE: MODULE,
+        **dict.fromkeys(MODULE_VARIABLES, MODULE),
         BATCH_VARIABLE: os.environ.get(BATCH_VARIABLE, EVENT_BATCH_SIZE),
     }
     os.environ.update(variables)

@@ -24,40 +24,40 @@ from kb_pipeline.orchestration.steps import ATTRIBUTION, CANDIDACY, OHLCV, REGIM
 _AFTER: Final = {"after": dg.In(dg.Nothing)}
 
 
-@dg.op(name="ohlcv", out=dg.Out(dg.Nothing))
-def _ohlcv(
+@dg.op(name="prices", out=dg.Out(dg.Nothing))
+def _prices(
     context: dg.OpExecutionContext, config: OhlcvSettings, database: DatabaseParam, prices: PricesParam
 ) -> None:
     """Normalise price files."""
     run_op(context, OHLCV, config, database, prices)
 
 
-@dg.op(name="regime_snapshots", ins=_AFTER, out=dg.Out(dg.Nothing))
-def _regime_snapshots(
+@dg.op(name="regimes", ins=_AFTER, out=dg.Out(dg.Nothing))
+def _regimes(
     context: dg.OpExecutionContext, config: RegimeSettings, database: DatabaseParam, prices: PricesParam
 ) -> None:
     """Backfill regimes."""
     run_op(context, REGIMES, config, database, prices)
 
 
-@dg.op(name="candidacy_decisions", ins=_AFTER, out=dg.Out(dg.Nothing))
-def _candidacy_decisions(
+@dg.op(name="candidacy", ins=_AFTER, out=dg.Out(dg.Nothing))
+def _candidacy(
     context: dg.OpExecutionContext, config: CandidacySettings, database: DatabaseParam, prices: PricesParam
 ) -> None:
     """Backfill candidacy."""
     run_op(context, CANDIDACY, config, database, prices)
 
 
-@dg.op(name="tune_regime_attribution", ins=_AFTER, out=dg.Out(dg.Nothing))
-def _tune_regime_attribution(
+@dg.op(name="attribution", ins=_AFTER, out=dg.Out(dg.Nothing))
+def _attribution(
     context: dg.OpExecutionContext, config: BackfillSettings, database: DatabaseParam, prices: PricesParam
 ) -> None:
     """Backfill attribution."""
     run_op(context, ATTRIBUTION, config, database, prices)
 
 
-@dg.op(name="kb_trials", ins=_AFTER, out=dg.Out(dg.Nothing))
-def _kb_trials(
+@dg.op(name="trials", ins=_AFTER, out=dg.Out(dg.Nothing))
+def _trials(
     context: dg.OpExecutionContext, config: BackfillSettings, database: DatabaseParam, prices: PricesParam
 ) -> None:
     """Ingest trials."""
@@ -67,38 +67,38 @@ def _kb_trials(
 @dg.job
 def normalise_prices() -> None:
     """Read, check and normalise price files."""
-    _ohlcv()
+    _prices()
 
 
 @dg.job
 def backfill_regime() -> None:
     """Compute the regime of each run's own out-of-sample window."""
-    _regime_snapshots()
+    _regimes()
 
 
 @dg.job
 def backfill_candidacy() -> None:
     """Put excluded runs through the quality gate."""
-    _candidacy_decisions()
+    _candidacy()
 
 
 @dg.job
 def backfill_attribution() -> None:
     """Attribute a regime to completed tunes."""
-    _tune_regime_attribution()
+    _attribution()
 
 
 @dg.job
 def ingest_trials() -> None:
     """Bring the knowledge base in step with its sources."""
-    _kb_trials()
+    _trials()
 
 
 @dg.job
 def everything() -> None:
     """Prices, regimes, candidacy, attribution and trials of the workspaces named, in order."""
-    regimes = _regime_snapshots(after=_ohlcv())
-    _kb_trials(after=[_candidacy_decisions(after=regimes), _tune_regime_attribution(after=regimes)])
+    regimes = _regimes(after=_prices())
+    _trials(after=[_candidacy(after=regimes), _attribution(after=regimes)])
 
 
 dry_run_reports = dg.define_asset_job(

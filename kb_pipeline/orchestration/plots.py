@@ -41,7 +41,7 @@ def price_plot(
     ]
     for window, trend in zip(windows, trends, strict=True):
         colour = _TREND_COLOURS.get(trend, _OTHER_COLOUR)
-        begin, end = date2num([pd.Timestamp(window.start), pd.Timestamp(window.end)])
+        begin, end = date2num([pd.Timestamp(window.start), pd.Timestamp(window.end)])  # type: ignore[no-untyped-call]
         axes.axvspan(begin, end, color=colour, alpha=0.35, lw=0)
     for trend in sorted(set(trends)):
         axes.plot([], [], color=_TREND_COLOURS.get(trend, _OTHER_COLOUR), linewidth=6, alpha=0.5, label=trend)

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+import psycopg
 
-from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.errors import BadArgumentError, DatabaseError
 from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES, PartitionChanges, partition_changes
 from kb_pipeline.storage import orchestration, price_files
 from kb_pipeline.storage.postgres import Connection, connect
@@ -23,9 +24,16 @@ class Database:
 
     @contextmanager
     def session(self, purpose: str) -> Iterator[Connection]:
-        """Open a session; its purpose is what others see who wait for it."""
+        """Open a session; its purpose is what others see who wait for it.
+
+        Raises:
+            DatabaseError: It cannot be reached, or lacks the tables.
+        """
         with connect(application_name=f"dagster {purpose}") as connection:
-            yield connection
+            try:
+                yield connection
+            except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+                raise DatabaseError(f"{error.diag.message_primary}. Run: kb-pipeline db migrate") from error
 
     def workspaces(self) -> list[orchestration.Workspace]:
         """Return the active workspaces, by slug."""

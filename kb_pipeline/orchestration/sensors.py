@@ -1,5 +1,205 @@
-"""The sensors."""
+"""The sensors: read the state, let sensor_decisions.py decide, request the runs, say what was done."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Final
 
 import dagster as dg
 
-SENSORS: tuple[dg.SensorDefinition, ...] = ()
+from kb_pipeline.orchestration.assets import (
+    BACKTEST_RUNS,
+    BACKTEST_TUNES,
+    DatabaseParam,
+    PricesParam,
+    tune_regime_attribution,
+)
+from kb_pipeline.orchestration.jobs import normalise_prices
+from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES, partition_changes
+from kb_pipeline.orchestration.resources import Database, Prices
+from kb_pipeline.orchestration.sensor_decisions import (
+    Due,
+    Past,
+    Plan,
+    Seen,
+    digest_of,
+    runs_to_launch,
+    still_files,
+)
+from kb_pipeline.storage import orchestration
+from kb_pipeline.storage.alerts import send_alert
+from kb_pipeline.storage.price_files import file_hash, normalised_from
+
+SENSOR_TAG: Final = "kb/sensor"
+TARGET_TAG: Final = "kb/target"
+DIGEST_TAG: Final = "kb/digest"
+WORKSPACE_TAG: Final = "kb/workspace"
+
+_UNFINISHED: Final = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def _plan(instance: dg.DagsterInstance, sensor: str, due: list[Due]) -> Plan:
+    """Decide about work by what the instance knows of earlier runs over it."""
+    unfinished = instance.get_runs(dg.RunsFilter(tags={SENSOR_TAG: sensor}, statuses=_UNFINISHED))
+    in_flight = {run.tags.get(TARGET_TAG, "") for run in unfinished}
+    return runs_to_launch(due, in_flight, {work.digest: _past(instance, sensor, work.digest) for work in due})
+
+
+def _past(instance: dg.DagsterInstance, sensor: str, digest: str) -> Past:
+    tags: Mapping[str, str] = {SENSOR_TAG: sensor, DIGEST_TAG: digest}
+    ended = [run.status for run in instance.get_runs(dg.RunsFilter(tags=tags))]
+    failed = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+    return Past(ended.count(dg.DagsterRunStatus.SUCCESS), sum(status in failed for status in ended))
+
+
+def _tags(sensor: str, work: Due) -> dict[str, str]:
+    return {SENSOR_TAG: sensor, TARGET_TAG: work.target, DIGEST_TAG: work.digest}
+
+
+@dg.sensor(
+    target=[tune_regime_attribution],
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def completed_tunes(context: dg.SensorEvaluationContext, database: DatabaseParam) -> dg.SensorResult:
+    """Attribute tunes that completed: one run a workspace, however many tunes wait."""
+    with database.session("completed_tunes") as connection:
+        found = [Due(*work) for work in orchestration.due_tunes(connection)]
+    plan = _plan(context.instance, context.sensor_name, found)
+    says = f"found {sum(work.amount for work in found)} tunes; {plan}"
+    context.log.info(says)
+    if not plan.launch:
+        return dg.SensorResult(skip_reason=says)
+    slugs = [request.due.target for request in plan.launch]
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(
+                run_key=request.run_key,
+                partition_key=request.due.target,
+                tags={**_tags(context.sensor_name, request.due), WORKSPACE_TAG: request.due.target},
+            )
+            for request in plan.launch
+        ],
+        dynamic_partitions_requests=[WORKSPACES.build_add_request(slugs)],
+    )
+
+
+@dg.sensor(
+    asset_selection=dg.AssetSelection.assets("backtest_runs", "backtest_tunes"),
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def new_partitions(
+    context: dg.SensorEvaluationContext, database: DatabaseParam, prices: PricesParam
+) -> dg.SensorResult:
+    """Keep the partitions in step with workspaces and price files; observe the platform's tables."""
+    requests, says = _partition_requests(context.instance, database, prices)
+    with database.session("new_partitions") as connection:
+        tables = orchestration.platform_tables(connection)
+    before = json.loads(context.cursor or "{}")
+    now = {it.slug: list(it[1:]) for it in tables}
+    changed = [it for it in tables if before.get(it.slug) != now[it.slug]]
+    says = f"{says}; {len(changed)} of {len(tables)} workspaces changed"
+    context.log.info(says)
+    return dg.SensorResult(
+        dynamic_partitions_requests=requests,
+        asset_events=[event for it in changed for event in _observations(it)],
+        cursor=json.dumps(now),
+        skip_reason=says,
+    )
+
+
+def _partition_requests(
+    instance: dg.DagsterInstance, database: Database, prices: Prices
+) -> tuple[list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest], str]:
+    found = {
+        WORKSPACES: [workspace.slug for workspace in database.workspaces()],
+        SYMBOLS: prices.symbols(),
+    }
+    requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
+    says = []
+    for kind, names in found.items():
+        changes = partition_changes(names, instance.get_dynamic_partitions(str(kind.name)))
+        if changes.add:
+            requests.append(kind.build_add_request(changes.add))
+        if changes.remove:
+            requests.append(kind.build_delete_request(changes.remove))
+        counts = f"{len(changes.add)} added, {len(changes.remove)} removed, {len(changes.refused)} refused"
+        says.append(f"{kind.name}: {counts}")
+    return requests, "; ".join(says)
+
+
+def _observations(found: orchestration.PlatformTables) -> list[dg.AssetObservation]:
+    """Return what stands in the external assets' history: how many rows there are, and the newest."""
+    facts = {
+        BACKTEST_RUNS.key: (found.runs, found.newest_run),
+        BACKTEST_TUNES.key: (found.tunes, found.newest_tune),
+    }
+    return [
+        dg.AssetObservation(key, partition=found.slug, metadata={"rows": rows, "newest": newest or "none"})
+        for key, (rows, newest) in facts.items()
+    ]
+
+
+@dg.sensor(job=normalise_prices, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+def new_ohlcv_files(context: dg.SensorEvaluationContext, prices: PricesParam) -> dg.SensorResult:
+    """Normalise price files whose bytes are new, once nobody writes them any more: one run for all."""
+    before = {name: Seen(*seen) for name, seen in json.loads(context.cursor or "{}").items()}
+    seen, work, symbols = _new_files(prices, before)
+    plan = _plan(context.instance, context.sensor_name, work)
+    says = f"{len(seen)} files, {len(symbols)} symbols new; {plan}"
+    context.log.info(says)
+    config = {"ops": {"prices": {"config": {"symbols": symbols}}}}
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(it.run_key, run_config=config, tags=_tags(context.sensor_name, it.due))
+            for it in plan.launch
+        ],
+        skip_reason=None if plan.launch else says,
+        cursor=json.dumps(seen),
+    )
+
+
+def _new_files(prices: Prices, before: Mapping[str, Seen]) -> tuple[dict[str, Seen], list[Due], list[str]]:
+    """Return the files as they are now, the work they make, and the symbols it is about."""
+    files = {file.path.name: file for file in prices.files()}
+    now = {name: Seen(*_size_and_time(file.path.stat())) for name, file in files.items()}
+    for name in still_files(now, before):
+        sha256 = before[name].sha256 or file_hash(files[name].path)
+        now[name] = now[name]._replace(sha256=sha256)
+    fresh = [
+        name for name, seen in now.items() if seen.sha256 and seen.sha256 != normalised_from(files[name])
+    ]
+    symbols = sorted({files[name].symbol for name in fresh})
+    digest = digest_of([f"{name} {now[name].sha256}" for name in fresh])
+    return now, [Due("price files", len(fresh), digest)] if fresh else [], symbols
+
+
+def _size_and_time(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+@dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING)
+def run_failure_alert(context: dg.RunFailureSensorContext) -> None:
+    """Tell KB_ALERT_WEBHOOK and KB_ALERT_COMMAND about a run that failed."""
+    run = context.dagster_run
+    told = send_alert(
+        {
+            "run_id": run.run_id,
+            "job": run.job_name,
+            "partition": run.tags.get("dagster/partition", ""),
+            "error": context.failure_event.message or "",
+        }
+    )
+    context.log.info(
+        f"told: {', '.join(told) or 'nobody; KB_ALERT_WEBHOOK and KB_ALERT_COMMAND are not set'}"
+    )
+
+
+SENSORS: Final = (completed_tunes, new_partitions, new_ohlcv_files, run_failure_alert)

@@ -1,0 +1,96 @@
+"""What the sensors decide, as pure functions: state in, runs to request out.
+
+No sensor keeps a cursor of work: a row that commits late, or a run that fails, would be lost behind it.
+Work is what the state says is still to do, and each attempt at the same work has a number.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+MAX_ATTEMPTS: Final = 3
+"""Failed runs over the same work before it is left to a person; new work starts counting again."""
+
+
+class Due(NamedTuple):
+    """Work of one target (a workspace, a set of files): how much, and a digest naming exactly this work."""
+
+    target: str
+    amount: int
+    digest: str
+
+
+class Past(NamedTuple):
+    """Finished runs over one digest."""
+
+    succeeded: int = 0
+    failed: int = 0
+
+
+class Request(NamedTuple):
+    """One run to request; `attempt` counts from 1."""
+
+    due: Due
+    attempt: int
+
+    @property
+    def run_key(self) -> str:
+        """Dagster requests a key once, whatever became of it, so the attempt is part of it."""
+        return f"{self.due.target}:{self.due.digest}:{self.attempt}"
+
+
+class Plan(NamedTuple):
+    """What a tick does about the work it found."""
+
+    launch: list[Request]
+    in_flight: list[str]
+    given_up: list[str]
+    settled: list[str]
+
+    def __str__(self) -> str:
+        launched = ", ".join(f"{it.due.target} ({it.due.amount})" for it in self.launch)
+        parts = {
+            "requested": launched,
+            "in flight": ", ".join(self.in_flight),
+            "gave up on": ", ".join(self.given_up),
+            "left as they are": ", ".join(self.settled),
+        }
+        return "; ".join(f"{name}: {what}" for name, what in parts.items() if what) or "nothing to do"
+
+
+def runs_to_launch(due: Iterable[Due], in_flight: Collection[str], past: Mapping[str, Past]) -> Plan:
+    """Return what to do about each target's work.
+
+    Work that a run went through without an error and that is still there is settled: its rows have
+    a reason to be left, and going through them again changes nothing.
+    """
+    plan = Plan([], [], [], [])
+    for work in due:
+        before = past.get(work.digest, Past())
+        if work.target in in_flight:
+            plan.in_flight.append(work.target)
+        elif before.succeeded:
+            plan.settled.append(work.target)
+        elif before.failed >= MAX_ATTEMPTS:
+            plan.given_up.append(work.target)
+        else:
+            plan.launch.append(Request(work, before.failed + 1))
+    return plan
+
+
+class Seen(NamedTuple):
+    """A file as one tick saw it; the hash is known once its size and time stood still."""
+
+    size: int
+    modified_ns: int
+    sha256: str | None = None
+
+
+def still_files(now: Mapping[str, Seen], before: Mapping[str, Seen]) -> list[str]:
+    """Return the files that did not change since the tick before: no one is writing them any more."""
+    return sorted(name for name, seen in now.items() if name in before and before[name][:2] == seen[:2])
+
+
+def digest_of(parts: Sequence[str]) -> str:
+    """Return a short name of exactly these parts."""
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]

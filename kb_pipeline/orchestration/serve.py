@@ -1,0 +1,114 @@
+"""Bring up the web page with all it needs, print its address, and stop cleanly: what `make ui` runs.
+
+Database, tables and partitions first, then Dagster's webserver and daemon, on this machine's own
+address only: the page has no login.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import closing, suppress
+from types import FrameType
+from typing import Final
+
+import dagster as dg
+
+from kb_pipeline.errors import KbPipelineError
+from kb_pipeline.orchestration.instance import prepare_environment
+from kb_pipeline.orchestration.resources import Database, Prices, sync_partitions
+from kb_pipeline.rules import ExitCode
+from kb_pipeline.storage.migrations import migrate
+from kb_pipeline.storage.paths import kb_home, project_root
+from kb_pipeline.storage.postgres import database_url
+
+HOST: Final = "127.0.0.1"
+FIRST_PORT: Final = 3000
+LAST_PORT: Final = 3099
+START_TIMEOUT_SECONDS: Final = 120
+STOP_TIMEOUT_SECONDS: Final = 20
+
+
+def free_port() -> int:
+    """Return KB_UI_PORT, else the first port from 3000 on that nobody listens on.
+
+    Raises:
+        KbPipelineError: All of them are taken.
+    """
+    given = os.environ.get("KB_UI_PORT", "").strip()
+    if given:
+        return int(given)
+    for port in range(FIRST_PORT, LAST_PORT + 1):
+        with closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind((HOST, port))
+                return port
+    raise KbPipelineError(f"All ports from {FIRST_PORT} to {LAST_PORT} are taken. Set KB_UI_PORT.")
+
+
+def main() -> int:
+    """Serve until Ctrl-C or SIGTERM and return the process's exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        prepare_environment()
+        migrate(database_url())
+        with dg.DagsterInstance.get() as instance:
+            sync_partitions(instance, Database(), Prices(), remove=False)
+        return _serve(free_port())
+    except KbPipelineError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.DONE
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _serve(port: int) -> int:
+    log_path = kb_home() / "dagster" / "ui.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "dagster", "dev", "-w", str(project_root() / "workspace.yaml")]
+    with log_path.open("ab") as log:
+        # A session of its own, so that Ctrl-C reaches Dagster once and from here, and not each process.
+        served = subprocess.Popen(  # noqa: S603 - our own interpreter
+            [*command, "-h", HOST, "-p", str(port)], stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            _wait_until_it_answers(served, port)
+            sys.stdout.write(f"\n  http://{HOST}:{port}\n\nLog: {log_path}. Stop with Ctrl-C.\n")
+            sys.stdout.flush()
+            return served.wait()
+        finally:
+            _stop(served)
+
+
+def _wait_until_it_answers(served: "subprocess.Popen[bytes]", port: int) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while served.poll() is None and time.monotonic() < deadline:
+        with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            urllib.request.urlopen(f"http://{HOST}:{port}/server_info", timeout=5).close()
+            return
+        time.sleep(0.3)
+    raise KbPipelineError(f"Dagster did not start. Its log is {kb_home() / 'dagster' / 'ui.log'}.")
+
+
+def _stop(served: "subprocess.Popen[bytes]") -> None:
+    """Let Dagster stop its own processes; end those that are left after a while."""
+    if served.poll() is None:
+        served.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            served.wait(STOP_TIMEOUT_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(served.pid, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
