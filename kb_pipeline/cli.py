@@ -281,6 +281,8 @@ def _session(command: str) -> "Iterator[Connection]":
             raise DatabaseError(
                 f"The database stopped answering: {error}. Run the same command again to go on."
             ) from error
+        except psycopg.Error as error:
+            raise DatabaseError(f"The database refused: {error}") from error
 
 
 @contextmanager
