@@ -7,11 +7,9 @@ character or a quote that does not close is named.
 
 import csv
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
@@ -23,6 +21,8 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """Control characters but the tab. A line feed cannot occur inside a line."""
 
 _CONTROL_BYTES: Final = bytes([*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F])
+
+_BLANKS: Final = " \t"
 
 _OTHER_DELIMITERS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -88,34 +88,37 @@ def cut_by_line(source: Source) -> Table:
         OhlcvFileError: The header cannot be used, or no row follows it.
     """
     lines = [line.removesuffix("\r") for line in source.data.decode("utf-8").split("\n")]
-    unterminated = lines[-1] != ""
+    unterminated = lines[-1].strip(_BLANKS) != ""
     if not unterminated:
         lines.pop()
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip(" \t")]
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip(_BLANKS)]
     header_line, header = numbered[0]
     names = _header(source.path, header, header_line)
     roles = column_roles(source.path, names)
     if len(numbered) == 1:
         raise refuse(source.path, Refusal.NO_BARS, "found a header and no rows, needed at least one bar")
-    kept, rows, failures = _rows(numbered[1:], len(names))
+    kept, columns, failures = _columns(numbered[1:], len(names), list(roles.values()))
     if unterminated:
         failures.append(_cut_short(numbered[-1]))
     return Table(
         source.path,
         names,
         roles,
-        {role: _column(rows, position) for role, position in roles.items()},
-        lambda row, position: (int(kept[row]), position + 1),
+        dict(zip(roles, columns, strict=True)),
+        lambda row, position: (kept[row], position + 1),
         notices={"blank_lines": len(lines) - len(numbered)},
         failures=failures,
     )
 
 
-def _rows(
-    numbered: list[tuple[int, str]], fields: int
-) -> tuple[Sequence[int], list[list[str]], list[Failure]]:
-    """Return the line numbers and fields of good lines, and what is wrong with the others."""
-    kept, rows, failures = [], [], []
+def _columns(
+    numbered: list[tuple[int, str]], fields: int, wanted: list[int]
+) -> tuple[list[int], list[pa.ChunkedArray], list[Failure]]:
+    """Return the numbers of the good lines, their wanted columns, and what is wrong with the others."""
+    kept: list[int] = []
+    failures: list[Failure] = []
+    # A list kept for each of a million lines makes the garbage collector most of the work.
+    columns: list[tuple[int, list[str]]] = [(position, []) for position in wanted]
     for number, line in numbered:
         cells = _fields(line, number)
         if isinstance(cells, Failure):
@@ -125,12 +128,9 @@ def _rows(
             failures.append(Failure(number, min(len(cells), fields + 1), Refusal.FIELD_COUNT, text))
         else:
             kept.append(number)
-            rows.append(cells)
-    return np.array(kept, dtype=np.int64).tolist(), rows, failures
-
-
-def _column(rows: list[list[str]], position: int) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.array([row[position] for row in rows], pa.string())])
+            for position, column in columns:
+                column.append(cells[position])
+    return kept, [pa.chunked_array([pa.array(column, pa.string())]) for _, column in columns], failures
 
 
 def _fields(line: str, number: int) -> list[str] | Failure:
