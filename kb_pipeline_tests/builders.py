@@ -25,6 +25,20 @@ def _json(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
+def add_strategy(connection: Connection, workspace_id: UUID, name: str = "reversal") -> UUID:
+    """Insert another strategy; return its id."""
+    row = {"id": uuid4(), "workspace_id": workspace_id, "type": "strategy", "name": name}
+    _insert(connection, "kb_entities", row)
+    return UUID(str(row["id"]))
+
+
+def add_workspace(connection: Connection, slug: str = "other") -> Workspace:
+    """Insert another workspace with a strategy."""
+    workspace_id = uuid4()
+    _insert(connection, "workspaces", {"id": workspace_id, "name": slug.title(), "slug": slug})
+    return Workspace(workspace_id, add_strategy(connection, workspace_id))
+
+
 def add_run(connection: Connection, workspace: Workspace, **columns: Any) -> UUID:
     """Insert a completed test variant that passes the gate; return its id. JSON may be given as text."""
     row = {

@@ -71,7 +71,7 @@ def test_no_command_or_option_goes_without_a_word_of_help() -> None:
     for name, command in found.items():
         assert command.help, name
         for parameter in command.params:
-            assert isinstance(parameter, click.Argument) or parameter.help, f"{name} {parameter.opts}"  # type: ignore[attr-defined]
+            assert isinstance(parameter, click.Argument) or parameter.help, f"{name} {parameter.opts}"
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -218,8 +218,8 @@ def test_a_user_who_may_only_read_is_told_so_and_can_still_rehearse(
 ) -> None:
     add_run(connection, workspace)
     role = f"reader_{uuid4().hex}"
-    connection.execute(f"CREATE ROLE {role} LOGIN")  # type: ignore[arg-type]
-    connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")  # type: ignore[arg-type]
+    connection.execute(f"CREATE ROLE {role} LOGIN")
+    connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
     url = re.sub(r"//[^@/]*@", f"//{role}@", database_url)
     options = ("backfill-candidacy", "--workspace-id", workspace.id)
     rehearsal = run(*options, "--dry-run", KB_DATABASE_URL=url)
@@ -227,7 +227,7 @@ def test_a_user_who_may_only_read_is_told_so_and_can_still_rehearse(
     refused = run(*options, KB_DATABASE_URL=url)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "permission denied for table kb_backfill_runs" in refused.stderr
-    connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")  # type: ignore[arg-type]
+    connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_an_unknown_workspace_ends_with_2(database_url: str) -> None:

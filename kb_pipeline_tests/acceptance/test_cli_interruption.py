@@ -21,7 +21,7 @@ from kb_pipeline_tests.conftest import Workspace
 
 
 def _count(connection: Connection, of: str) -> int:
-    row = connection.execute(f"SELECT count(*) FROM {of}").fetchone()  # type: ignore[arg-type]
+    row = connection.execute(f"SELECT count(*) FROM {of}").fetchone()
     assert row is not None
     return int(row[0])
 

@@ -7,9 +7,9 @@ from uuid import UUID
 
 import pytest
 
-from kb_pipeline.backfills import attribution
 from kb_pipeline.backfills.attribution import AttributionRequest, backfill_attribution
 from kb_pipeline.backfills.report import BackfillReport
+from kb_pipeline.storage import backtest_tunes
 from kb_pipeline.storage.postgres import Connection, connect
 from kb_pipeline_tests.builders import (
     FLAT_KEY,
@@ -17,6 +17,7 @@ from kb_pipeline_tests.builders import (
     TREND_SNAPSHOT,
     add_trial,
     add_tune,
+    add_workspace,
     column,
 )
 from kb_pipeline_tests.conftest import Workspace
@@ -37,7 +38,7 @@ def _backfill(
 
 def _attributed(connection: Connection, tune_id: UUID) -> dict[str, Any]:
     names = ", ".join(ATTRIBUTED)
-    row = connection.execute(f"SELECT {names} FROM backtest_tunes WHERE id = %s", [tune_id]).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(f"SELECT {names} FROM backtest_tunes WHERE id = %s", [tune_id]).fetchone()
     assert row is not None
     return dict(zip(ATTRIBUTED, row, strict=True))
 
@@ -46,20 +47,17 @@ def _tune(connection: Connection, name: str, tune_id: UUID) -> Any:
     return column(connection, "backtest_tunes", name, tune_id)
 
 
-def _elsewhere(connection: Connection) -> Workspace:
-    """Insert another workspace with a strategy."""
-    (workspace_id,) = connection.execute(
-        "INSERT INTO workspaces (name, slug) VALUES ('Other', 'other') RETURNING id"
-    ).fetchone() or (None,)
-    return Workspace(workspace_id, _strategy(connection, workspace_id))
+A = {"n": 1}
+Trials = Sequence[tuple[dict[str, Any], Any]]
 
 
-def _strategy(connection: Connection, workspace_id: Any) -> UUID:
-    (strategy_id,) = connection.execute(
-        "INSERT INTO kb_entities (workspace_id, type, name) VALUES (%s, 'strategy', 'reversal') RETURNING id",
-        [workspace_id],
-    ).fetchone() or (None,)
-    return UUID(str(strategy_id))
+def _tunes(connection: Connection, workspace: Workspace, *tunes: Trials) -> list[UUID]:
+    ids = []
+    for trials in tunes:
+        ids.append(add_tune(connection, workspace))
+        for params, sharpe in trials:
+            add_trial(connection, workspace, ids[-1], params=params, sharpe=sharpe)
+    return ids
 
 
 # --- Which trial is best -------------------------------------------------------------------------
@@ -251,112 +249,22 @@ def test_a_dimension_without_a_tag_is_null_in_its_column_and_a_line_in_the_key(
         assert (row["regime_key"], row["trend_tag"], row["vol_tag"], row["efficiency_tag"]) == (key, *tags)
 
 
-@pytest.mark.parametrize(
-    "metrics", ["{}", '{"sharpe": null}', '{"sharpe": "1.5"}', '{"sharpe": 1e400}', '{"sharpe": -1e5000}']
-)
 def test_a_sharpe_ratio_that_is_no_finite_number_is_a_null_score(
-    connection: Connection, workspace: Workspace, metrics: str
+    connection: Connection, workspace: Workspace
 ) -> None:
-    tune_id, good = add_tune(connection, workspace), add_tune(connection, workspace)
     run = {"regime_oos": {**FLAT_SNAPSHOT, "schema_version": "regime_v1"}}
-    run_id = add_trial(connection, workspace, tune_id, objective_score=7, metrics_oos=metrics, run=run)
-    add_trial(connection, workspace, good, sharpe=1)
-    assert _backfill(connection, workspace).updated == 2
-    row = _attributed(connection, tune_id)
-    assert (row["best_oos_score"], row["best_oos_run_id"]) == (None, run_id)
-    assert row["regime_key"] == "regime_v1|default_v1|flat|low_vol|noisy"
-
-
-# --- Baseline ------------------------------------------------------------------------------------
-
-A, B, C = {"n": 1}, {"n": 2}, {"n": 3}
-Trials = Sequence[tuple[dict[str, Any], Any]]
-
-
-def _tunes(connection: Connection, workspace: Workspace, *tunes: Trials) -> list[UUID]:
-    ids = []
-    for trials in tunes:
-        ids.append(add_tune(connection, workspace))
-        for params, sharpe in trials:
-            add_trial(connection, workspace, ids[-1], params=params, sharpe=sharpe)
-    return ids
-
-
-THREE_TUNES: Sequence[Trials] = (
-    [(A, 1.0), (B, 3.0)],  # elsewhere A has (2 + 4) / 2 = 3, B 1 and C 0.5: A, which has 1 here
-    [(A, 2.0), (B, 1.0)],  # elsewhere A has (1 + 4) / 2 = 2.5, B 3 and C 0.5: B, which has 1 here
-    [(A, 4.0), (C, 0.5)],  # elsewhere A has (1 + 2) / 2 = 1.5 and B (3 + 1) / 2 = 2: B, not tried here
-)
-
-
-def _baselines(connection: Connection, tunes: Sequence[UUID]) -> list[float | None]:
-    return [_tune(connection, "baseline_oos_score", tune_id) for tune_id in tunes]
-
-
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        (None, [1.0, 1.0, None]),
-        ({"spec_json": {"default_params": {"n": 3.0}}}, [1.0, 1.0, 0.5]),
-        ({"spec_json": {"default_params": B}}, [3.0, 1.0, None]),
-        (
-            {"compiled_param_schema": {"properties": {"n": {"type": "integer", "default": 3}}}},
-            [1.0, 1.0, 0.5],
-        ),
-        ({"compiled_param_schema": {"properties": {"n": {"default": 3}, "m": {}}}}, [1.0, 1.0, None]),
-        (
-            {
-                "spec_json": {"default_params": B},
-                "compiled_param_schema": {"properties": {"n": {"default": 3}}},
-            },
-            [3.0, 1.0, None],
-        ),
-        ({"spec_json": {"default_params": "n=3"}}, [1.0, 1.0, None]),
-    ],
-    ids=["none", "declared", "declared-first", "schema", "schema-incomplete", "both", "unreadable"],
-)
-def test_the_baseline_is_the_declared_default_else_the_set_that_was_best_elsewhere(
-    connection: Connection, workspace: Workspace, spec: dict[str, Any] | None, expected: list[float | None]
-) -> None:
-    if spec is not None:
-        names = "".join(f", {name}" for name in spec)
-        connection.execute(
-            f"INSERT INTO kb_strategy_specs (workspace_id, strategy_entity_id{names})"  # type: ignore[arg-type]
-            f" VALUES (%s, %s{', %s' * len(spec)})",
-            [workspace.id, workspace.strategy_id, *map(json.dumps, spec.values())],
+    best: dict[UUID, UUID] = {}
+    for sharpe in ("{}", '{"sharpe": null}', '{"sharpe": "1.5"}', '{"sharpe": 1e400}', '{"sharpe": -1e5000}'):
+        tune_id = add_tune(connection, workspace)
+        best[tune_id] = add_trial(
+            connection, workspace, tune_id, objective_score=7, metrics_oos=sharpe, run=run
         )
-    tunes = _tunes(connection, workspace, *THREE_TUNES)
-    _backfill(connection, workspace, batch_size=2)
-    assert _baselines(connection, tunes) == expected
-
-
-def test_the_baseline_reads_finite_scores_of_completed_trials_of_the_same_strategy_only(
-    connection: Connection, workspace: Workspace
-) -> None:
-    others = (
-        Workspace(workspace.id, _strategy(connection, workspace.id)),
-        _elsewhere(connection),
-    )
-    for other in others:
-        _tunes(connection, other, [(C, 50.0)], [(A, 60.0), (C, 70.0)])
-    running = add_tune(connection, workspace, status="running")
-    add_trial(connection, workspace, running, params=C, sharpe=80.0)
-    tunes = _tunes(connection, workspace, *THREE_TUNES)
-    add_trial(connection, workspace, tunes[1], params=C, sharpe=90.0, status="failed")
-    add_trial(connection, workspace, tunes[1], params=C, metrics_oos='{"sharpe": 1e400}')
-    add_trial(connection, workspace, tunes[1], params=C, sharpe="100")
-    _backfill(connection, workspace)
-    assert _baselines(connection, tunes) == [1.0, 1.0, None]
-
-
-def test_scores_whose_sum_is_beyond_the_floats_do_not_end_the_backfill(
-    connection: Connection, workspace: Workspace
-) -> None:
-    broken = [(A, 1.7e308), (B, -1.7e308)]
-    tunes = _tunes(connection, workspace, broken, broken, *THREE_TUNES)
-    report = _backfill(connection, workspace)
-    assert (report.updated, report.skipped) == (5, {})
-    assert _baselines(connection, tunes[2:]) == [1.0, 1.0, None], "such a score counts as none"
+    add_trial(connection, workspace, add_tune(connection, workspace), sharpe=1)
+    assert _backfill(connection, workspace).updated == 6
+    for tune_id, run_id in best.items():
+        row = _attributed(connection, tune_id)
+        assert (row["best_oos_score"], row["best_oos_run_id"]) == (None, run_id)
+        assert row["regime_key"] == "regime_v1|default_v1|flat|low_vol|noisy"
 
 
 # --- Again, and at the same time -----------------------------------------------------------------
@@ -416,16 +324,16 @@ def meddle(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Any:
     """Return a function that runs statements in a session of their own just before the first write."""
 
     def arrange(*statements: tuple[str, Sequence[Any]]) -> None:
-        land = attribution.backtest_tunes.land_attributions
+        land = backtest_tunes.land_attributions
         waiting = list(statements)
 
         def land_after_them(*arguments: Any) -> set[str]:
             with connect(database_url) as other:
                 while waiting:
-                    other.execute(*waiting.pop(0))  # type: ignore[arg-type]
+                    other.execute(*waiting.pop(0))
             return land(*arguments)
 
-        monkeypatch.setattr(attribution.backtest_tunes, "land_attributions", land_after_them)
+        monkeypatch.setattr(backtest_tunes, "land_attributions", land_after_them)
 
     return arrange
 
@@ -472,7 +380,7 @@ def test_a_dry_run_counts_what_the_real_run_does_and_writes_nothing(
 
 
 def test_other_workspaces_are_neither_written_nor_read(connection: Connection, workspace: Workspace) -> None:
-    other = _elsewhere(connection)
+    other = add_workspace(connection)
     (theirs,) = _tunes(connection, other, [(A, 1.0)])
     ours = add_tune(connection, workspace)
     # the trial's run lies in the other workspace, so its snapshot is none of ours

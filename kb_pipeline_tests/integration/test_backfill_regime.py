@@ -1,7 +1,7 @@
 """The regime backfill on a real Postgres: whose window, which bars, what is left alone and why."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,36 +10,18 @@ from uuid import UUID
 import pandas as pd
 import pytest
 
-from kb_pipeline.backfills import regime
 from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
-from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.domain.regime import compute_regime_snapshot
 from kb_pipeline.errors import BadArgumentError, CalendarError, OhlcvFileError
+from kb_pipeline.storage import backtest_runs
 from kb_pipeline.storage.ohlcv_files import read_ohlcv_file
 from kb_pipeline.storage.postgres import Connection, connect
-from kb_pipeline_tests.builders import FLAT_SNAPSHOT, add_run, column, write_daily_bars
+from kb_pipeline_tests.builders import FLAT_SNAPSHOT, add_run, add_workspace, column, write_daily_bars
 from kb_pipeline_tests.conftest import Workspace
 
 AAPL_FILE = Path(__file__).resolve().parents[2] / "data" / "ohlcv" / "AAPL_1d.csv"
 SPRING = {"oos_start": "2020-03-01", "oos_end": "2020-06-30"}
 """Bars 60 to 181 of the file: 31 + 29 days lie before March, 182 before July."""
-
-
-@pytest.fixture(scope="module")
-def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the price file of BTC: 400 days of a market that never closes, from 2020-01-01 on."""
-    return write_daily_bars(tmp_path_factory.mktemp("prices") / "BTC_1d.csv")
-
-
-@pytest.fixture
-def backfill(connection: Connection, workspace: Workspace, bars: Path) -> Callable[..., BackfillReport]:
-    """Return the backfill of the workspace from the BTC file; options as for RegimeRequest."""
-
-    def run(*, dry_run: bool = False, **options: Any) -> BackfillReport:
-        settings = {"workspace_id": workspace.id, "ohlcv_file": bars, "calendar": "24/7", **options}
-        return backfill_regime(connection, RegimeRequest(**settings), dry_run=dry_run)
-
-    return run
 
 
 def _btc(window: Any = None, **fields: Any) -> dict[str, Any]:
@@ -190,13 +172,13 @@ def test_runs_that_share_a_window_share_one_computation(
     connection: Connection, workspace: Workspace, backfill: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[int] = []
-    land = regime.backtest_runs.land_regimes
+    land = backtest_runs.land_regimes
 
     def counting(*arguments: Any, snapshots: Sequence[str], **columns: Any) -> set[str]:
         sent.append(len(snapshots))
         return land(*arguments, snapshots=snapshots, **columns)
 
-    monkeypatch.setattr(regime.backtest_runs, "land_regimes", counting)
+    monkeypatch.setattr(backtest_runs, "land_regimes", counting)
     twins = [add_run(connection, workspace, dataset_meta=_btc(note=note)) for note in range(3)]
     other = add_run(connection, workspace, dataset_meta=_btc({**SPRING, "oos_end": "2020-05-31"}))
     backfill()
@@ -204,128 +186,6 @@ def test_runs_that_share_a_window_share_one_computation(
     first, *rest = [_regime(connection, run_id) for run_id in twins]
     assert rest == [first, first]
     assert _regime(connection, other)["n_bars"] == first["n_bars"] - 30
-
-
-# --- What is skipped, and how it is listed -------------------------------------------------------
-
-
-def _gappy_bars(path: Path, missing: int) -> Path:
-    """Write 100 days of which some in the middle are missing."""
-    lines = write_daily_bars(path, bars=100).read_text(encoding="utf-8").splitlines()
-    path.write_text("\n".join([*lines[:41], *lines[41 + missing :]]) + "\n", encoding="utf-8")
-    return path
-
-
-def test_every_reason_to_skip_is_counted_and_listed(
-    connection: Connection, workspace: Workspace, backfill: Any
-) -> None:
-    def add(meta: Any, **columns: Any) -> str:
-        return str(add_run(connection, workspace, dataset_meta=meta, **columns))
-
-    invalid = [
-        add(_btc({"oos_start": "2020-06-30", "oos_end": "2020-03-01"})),
-        add(_btc({"oos_start": "2020-03-01"})),
-        add(_btc({"oos_start": "soon", "oos_end": "2020-06-30"})),
-        add(_btc({"date_min": "2020-01-01", "date_max": "2020-06-30", "oos_ratio": "0.3"})),
-        add('{"symbol": "BTC", "date_min": "2020-01-01", "date_max": "2020-06-30", "oos_ratio": 1e5000}'),
-        add('{"symbol": "BTC", "oos": ' + "[" * 3_000 + "]" * 3_000 + "}"),
-    ]
-    missing = [
-        add(_btc({})),
-        add(_btc({"oos": "2020", "row_count": 122})),
-        add(_btc({}), started_at="2020-03-01", completed_at="2020-06-30"),  # wall-clock time
-        add(_btc({"oos_start": None, "oos_end": None})),
-    ]
-    thin = add(_btc({"oos_start": "2020-01-01", "oos_end": "2020-02-18"}))
-    beyond = add(_btc({"oos_start": "2022-01-01", "oos_end": "2022-03-31"}))
-    other = add({"symbol": "ETH", **SPRING})
-    nameless = [add(SPRING), add("null"), add("[]"), add({"symbol": None, **SPRING})]
-    good = add(_btc())
-    report = backfill()
-    needed = "50 bars and 90% needed"
-    assert report.examples == {
-        "invalid_date_range": invalid,
-        "missing_date_range": missing,
-        "insufficient_ohlcv_coverage": [
-            f"{thin} window 2020-01-01..2020-02-18: 49 bars, 49 of 49 expected; {needed}",
-            f"{beyond} window 2022-01-01..2022-03-31: 0 bars, 0 of 90 expected; {needed}",
-        ],
-        "symbol_mismatch": [other],
-        "missing_symbol": nameless,
-    }
-    assert list(report.skipped.values()) == [6, 4, 4, 2, 1], "by descending count"
-    written = connection.execute("SELECT id::text FROM backtest_runs WHERE regime_oos IS NOT NULL").fetchall()
-    assert written == [(good,)]
-
-
-@pytest.mark.parametrize(("days", "updated"), [(49, 0), (50, 1)])
-def test_fifty_bars_are_enough_and_one_less_is_not(
-    connection: Connection, workspace: Workspace, backfill: Any, days: int, updated: int
-) -> None:
-    last = datetime(2020, 1, days if days <= 31 else days - 31, tzinfo=UTC).replace(month=2)
-    add_run(connection, workspace, dataset_meta=_btc({"oos_start": "2020-01-01", "oos_end": f"{last:%F}"}))
-    assert backfill().updated == updated
-
-
-def test_coverage_equal_to_the_minimum_suffices(
-    connection: Connection, workspace: Workspace, backfill: Any, tmp_path: Path
-) -> None:
-    add_run(connection, workspace, dataset_meta=_btc({"date_min": "2020-01-01", "date_max": "2020-04-09"}))
-    sparse = _gappy_bars(tmp_path / "BTC_1d.csv", missing=45)  # 55 of 100 days
-    assert backfill(ohlcv_file=sparse, dry_run=True).skipped == {"insufficient_ohlcv_coverage": 1}
-    assert backfill(ohlcv_file=sparse, min_coverage=0.56, dry_run=True).updated == 0
-    # 0.55 * 100 is 55.00000000000001 in floats
-    assert backfill(ohlcv_file=sparse, min_coverage=0.55, dry_run=True).updated == 1
-    assert backfill(ohlcv_file=sparse, min_coverage=0.0, dry_run=True).updated == 1
-
-
-# --- Which symbol --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("symbol", ["BTC", "btc"])
-def test_symbol_picks_the_runs_of_one_symbol_whatever_the_case(
-    connection: Connection, workspace: Workspace, backfill: Any, symbol: str
-) -> None:
-    ours = [add_run(connection, workspace, dataset_meta={"symbol": s, **SPRING}) for s in ("BTC", "Btc")]
-    add_run(connection, workspace, dataset_meta={"symbol": "ETH", **SPRING})
-    add_run(connection, workspace, dataset_meta=SPRING)
-    report = backfill(symbol=symbol)
-    assert (report.scanned, report.updated, report.skipped) == (2, 2, {})
-    assert all(_regime(connection, run_id) is not None for run_id in ours)
-
-
-def test_a_run_that_names_no_symbol_takes_the_file_while_the_workspace_names_at_most_its_symbol(
-    connection: Connection, workspace: Workspace, backfill: Any
-) -> None:
-    nameless = add_run(connection, workspace, dataset_meta=SPRING)
-    assert backfill(symbol="BTC").scanned == 0, "with --symbol only runs that name it are read"
-    assert backfill(dry_run=True).updated == 1, "nobody names a symbol"
-    add_run(connection, workspace, dataset_meta={"symbol": "btc", **SPRING})
-    assert backfill(dry_run=True).updated == 2, "the only symbol named is the file's"
-    eth = add_run(connection, workspace, dataset_meta={"symbol": "ETH", **SPRING}, regime_oos=FLAT_SNAPSHOT)
-    report = backfill()
-    assert (report.updated, report.skipped) == (1, {"missing_symbol": 1})
-    assert report.examples == {"missing_symbol": [str(nameless)]}
-    connection.execute("DELETE FROM backtest_runs WHERE id = %s", [eth])
-    assert backfill().updated == 1
-    assert _regime(connection, nameless)["instrument"] == "BTC"
-
-
-def test_runs_that_all_name_another_symbol_leave_a_nameless_one_alone(
-    connection: Connection, workspace: Workspace, backfill: Any
-) -> None:
-    add_run(connection, workspace, dataset_meta={"symbol": "ETH", **SPRING})
-    add_run(connection, workspace, dataset_meta=SPRING)
-    assert backfill().skipped == {"missing_symbol": 1, "symbol_mismatch": 1}
-
-
-def test_a_file_that_does_not_say_its_symbol_needs_the_option(
-    connection: Connection, workspace: Workspace, backfill: Any, tmp_path: Path
-) -> None:
-    nameless = write_daily_bars(tmp_path / "my prices from somewhere.csv", bars=60)
-    with pytest.raises(BadArgumentError, match="Give --symbol"):
-        backfill(ohlcv_file=nameless)
-    assert backfill(ohlcv_file=nameless, symbol="BTC").scanned == 0
 
 
 # --- What is never overwritten -------------------------------------------------------------------
@@ -353,16 +213,16 @@ def meddle(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Any:
     """Return a function that runs a statement in a session of its own just before the first write."""
 
     def arrange(text: str, parameters: Sequence[Any]) -> None:
-        land = regime.backtest_runs.land_regimes
+        land = backtest_runs.land_regimes
         waiting = [(text, parameters)]
 
         def land_after_it(*arguments: Any, **columns: Any) -> set[str]:
             with connect(database_url) as other:
                 while waiting:
-                    other.execute(*waiting.pop())  # type: ignore[arg-type]
+                    other.execute(*waiting.pop())
             return land(*arguments, **columns)
 
-        monkeypatch.setattr(regime.backtest_runs, "land_regimes", land_after_it)
+        monkeypatch.setattr(backtest_runs, "land_regimes", land_after_it)
 
     return arrange
 
@@ -398,10 +258,7 @@ def test_runs_of_other_kinds_states_dates_and_workspaces_are_left_alone(
     add_run(connection, workspace, dataset_meta=_btc(), status="failed")
     add_run(connection, workspace, dataset_meta=_btc(), created_at="2026-01-31T23:59:59Z")
     late = add_run(connection, workspace, dataset_meta=_btc(), created_at="2026-02-01T00:00:00Z")
-    (elsewhere,) = connection.execute(
-        "INSERT INTO workspaces (name, slug) VALUES ('Other', 'other') RETURNING id"
-    ).fetchone() or (None,)
-    other = Workspace(elsewhere, workspace.strategy_id)
+    other = add_workspace(connection)
     add_run(connection, other, dataset_meta=_btc(), created_at="2026-02-01T00:00:00Z")
     add_run(connection, other, dataset_meta={"symbol": "ETH"})  # no doubt cast on this workspace's symbol
     assert backfill(since=datetime(2026, 2, 1, tzinfo=UTC)).scanned == 1

@@ -16,6 +16,7 @@ from kb_pipeline_tests.builders import (
     add_run,
     add_trial,
     add_tune,
+    add_workspace,
 )
 from kb_pipeline_tests.conftest import Workspace
 
@@ -31,7 +32,7 @@ def _ingest(
 
 def _trial(connection: Connection, source_id: UUID, names: str) -> Any:
     row = connection.execute(
-        f"SELECT {names} FROM kb_trials WHERE source_id = %s",  # type: ignore[arg-type]
+        f"SELECT {names} FROM kb_trials WHERE source_id = %s",
         [source_id],
     ).fetchone()
     assert row is not None, f"{source_id} was not ingested"
@@ -44,7 +45,7 @@ def _sources(connection: Connection) -> set[UUID]:
 
 def _set(connection: Connection, table: str, source_id: UUID, assignment: str) -> None:
     key = "run_id" if table == "backtest_tune_runs" else "id"
-    connection.execute(f"UPDATE {table} SET {assignment} WHERE {key} = %s", [source_id])  # type: ignore[arg-type]
+    connection.execute(f"UPDATE {table} SET {assignment} WHERE {key} = %s", [source_id])
 
 
 def test_candidates_promoted_runs_and_completed_trials_become_rows_and_nothing_else(
@@ -311,10 +312,7 @@ def test_a_limit_goes_on_where_the_last_call_stopped(connection: Connection, wor
 
 
 def test_other_workspaces_are_left_alone(connection: Connection, workspace: Workspace) -> None:
-    (other_id,) = connection.execute(
-        "INSERT INTO workspaces (name, slug) VALUES ('Other', 'other') RETURNING id"
-    ).fetchone() or (None,)
-    other = Workspace(other_id, workspace.strategy_id)
+    other = add_workspace(connection)
     theirs = add_run(connection, other, kb_status="candidate")
     add_trial(connection, other, add_tune(connection, other), sharpe=1)
     _ingest(connection, other)
