@@ -53,12 +53,3 @@ UPDATE kb_backfill_runs
        updated_at = now()
  WHERE id = %(ledger_id)s
    AND workspace_id = %(workspace_id)s
-
--- history --
--- The newest backfills of a workspace.
-SELECT backfill_type, status, dry_run, started_at, completed_at, scanned_count, processed_count,
-       skipped_count, error_count, counts::text, error, holder, config_hash
-  FROM kb_backfill_runs
- WHERE workspace_id = %(workspace_id)s
- ORDER BY started_at DESC, id
- LIMIT %(rows)s

@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from kb_pipeline.errors import DatabaseError, UnsafePathError
 from kb_pipeline.rules import EMBEDDED_START_TIMEOUT_S, MAX_SOCKET_PATH_BYTES
+from kb_pipeline.sql import statement
 from kb_pipeline.storage import server_account
 from kb_pipeline.storage.paths import postgres_directory
 
@@ -180,7 +181,8 @@ def _initialise(data: Path) -> None:
         *("--locale=C.UTF-8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
         inside=fresh,
     )
-    _run("postgres", "--single", "-D", _HERE, "postgres", inside=fresh, typed=f"CREATE DATABASE {DATABASE}\n")
+    create = statement("postgres.create_database").format(name=DATABASE)
+    _run("postgres", "--single", "-D", _HERE, "postgres", inside=fresh, typed=f"{create}\n")
     fresh.rename(data)
 
 
