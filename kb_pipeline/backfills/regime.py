@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import compress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -17,7 +18,7 @@ from kb_pipeline.backfills.report import BackfillReport, OhlcvSource
 from kb_pipeline.domain.calendars import CoverageIndex
 from kb_pipeline.domain.ohlcv import bar_times_ns
 from kb_pipeline.domain.regime import compute_regime_snapshots
-from kb_pipeline.domain.windowed_bars import NS_PER_DAY, WindowedBars
+from kb_pipeline.domain.windowed_bars import NS_PER_DAY, CheckedWindows, WindowedBars
 from kb_pipeline.domain.windows import RunWindows, run_windows
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.rules import (
@@ -115,6 +116,14 @@ def backfill_regime(
     )
 
 
+class _Snapshots(NamedTuple):
+    """The distinct snapshots of a page as JSON texts, and which of them a row's windows have."""
+
+    texts: list[str]
+    out_of_sample: dict[int, int]
+    in_sample: dict[int, int]
+
+
 class _RegimeWork:
     kind = BackfillKind.REGIME
 
@@ -184,42 +193,40 @@ class _RegimeWork:
             for symbol, text in zip(symbols, window_texts, strict=True)
         ]
         outcomes: list[str | None] = [None if isinstance(it, RunWindows) else it for it in windows]
-        rows = [row for row, outcome in enumerate(outcomes) if outcome is None]
-        checked = self._bars.check([it.out_of_sample for it in windows if isinstance(it, RunWindows)])
-        for row, is_covered in zip(rows, checked.covered.tolist(), strict=True):
+        found = {row: window for row, window in enumerate(windows) if isinstance(window, RunWindows)}
+        checked = self._bars.check([window.out_of_sample for window in found.values()])
+        for row, is_covered in zip(found, checked.covered.tolist(), strict=True):
             outcomes[row] = None if is_covered else SkipReason.INSUFFICIENT_OHLCV_COVERAGE
-        place_of = {row: place for place, row in enumerate(rows)}
+        place_of = {row: place for place, row in enumerate(found)}
         return Decisions(
             outcomes,
-            payload=(windows, checked, place_of),
+            payload=self._snapshots(found, checked),
             describe=lambda row: checked.describe(place_of[row]) if row in place_of else "",
         )
 
     def write(self, connection: Connection, page: Page, rows: Sequence[int]) -> set[str]:
-        windows, checked, place_of = page.payload
-        places = np.array([place_of[row] for row in rows], dtype=np.int64)
-        has_in_sample = np.array([windows[row].in_sample is not None for row in rows])
-        in_sample = self._bars.check(
-            [windows[row].in_sample for row in rows if windows[row].in_sample], in_sample=True
-        )
-        begins = np.concatenate([checked.begins[places], in_sample.begins[in_sample.covered]])
-        ends = np.concatenate([checked.ends[places], in_sample.ends[in_sample.covered]])
-        snapshots, position = self._snapshots(begins, ends)
-        in_sample_position = np.zeros(len(rows), dtype=np.int64)
-        in_sample_position[np.flatnonzero(has_in_sample)[in_sample.covered]] = position[len(rows) :]
+        computed: _Snapshots = page.payload
+        used = {computed.out_of_sample[row] for row in rows}
+        used |= {computed.in_sample[row] for row in rows if row in computed.in_sample}
+        sent_as = {place: position for position, place in enumerate(sorted(used), start=1)}
         return backtest_runs.land_regimes(
             connection,
             self._request.workspace_id,
             ids=[page.ids[row] for row in rows],
             versions=[page.versions[row] for row in rows],
-            snapshots=snapshots,
-            out_of_sample=position[: len(rows)].tolist(),
-            in_sample=in_sample_position.tolist(),
+            snapshots=[computed.texts[place] for place in sent_as],
+            out_of_sample=[sent_as[computed.out_of_sample[row]] for row in rows],
+            in_sample=[sent_as.get(computed.in_sample.get(row, -1), 0) for row in rows],
         )
 
-    def _snapshots(self, begins: Positions, ends: Positions) -> tuple[list[str], Positions]:
-        """Return the JSON text of each distinct window's snapshot, and each window's place there, from 1."""
-        distinct, position = np.unique(begins << 32 | ends, return_inverse=True)
+    def _snapshots(self, windows: Mapping[int, RunWindows], checked: CheckedWindows) -> _Snapshots:
+        """Compute the distinct snapshots of a page: those of covered windows, in sample and out of it."""
+        landing = list(compress(windows, checked.covered.tolist()))
+        in_sample = {row: found for row in landing if (found := windows[row].in_sample) is not None}
+        also = self._bars.check(list(in_sample.values()), in_sample=True)
+        begins = np.concatenate([checked.begins[checked.covered], also.begins[also.covered]])
+        ends = np.concatenate([checked.ends[checked.covered], also.ends[also.covered]])
+        distinct, place = np.unique(begins << 32 | ends, return_inverse=True)
         snapshots = compute_regime_snapshots(
             self._file.frame,
             distinct >> 32,
@@ -229,7 +236,12 @@ class _RegimeWork:
             timeframe=self._request.timeframe,
             computed_at=self._computed_at,
         )
-        return snapshots.to_json(), position + 1
+        places = place.tolist()
+        return _Snapshots(
+            snapshots.to_json(),
+            dict(zip(landing, places, strict=False)),
+            dict(zip(compress(in_sample, also.covered.tolist()), places[len(landing) :], strict=True)),
+        )
 
     def _run_windows(self, text: str) -> RunWindows | SkipReason:
         """Return the windows that one JSON text of window fields names; equal texts are read once."""
