@@ -142,7 +142,10 @@ def database_url(explicit: str | None = None) -> str:
     url = (explicit or os.environ.get("KB_DATABASE_URL") or "").strip()
     if not url:
         return embedded.start()
-    parse_database_url(url)
+    try:
+        parse_database_url(url)
+    except DatabaseUrlError as error:
+        raise error if explicit else DatabaseUrlError(f"KB_DATABASE_URL: {error}") from None
     return url
 
 

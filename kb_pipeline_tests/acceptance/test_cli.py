@@ -74,6 +74,17 @@ def test_no_command_or_option_goes_without_a_word_of_help() -> None:
             assert isinstance(parameter, click.Argument) or parameter.help, f"{name} {parameter.opts}"
 
 
+def test_every_command_and_option_of_the_readme_s_examples_is_there() -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    line = r"(?:^|[`$/] ?)kb-pipeline ((?:db |partitions )?[a-z-]+)([^`\n]*)"
+    examples = re.findall(line, text, re.MULTILINE)
+    assert len(examples) > 5
+    for command, rest in examples:
+        shown = run_here(*command.split(), "--help")
+        assert shown.returncode == 0, command
+        assert set(re.findall(r"--[a-z-]+", rest)) <= set(re.findall(r"--[a-z-]+", shown.stdout)), command
+
+
 def test_help_loads_nothing_heavy() -> None:
     heavy = "{'pandas', 'numpy', 'psycopg', 'dagster', 'pyarrow'}"
     text = f"import sys, kb_pipeline.cli; sys.exit(bool({heavy} & set(sys.modules)))"
@@ -139,8 +150,12 @@ def test_a_process_ends_with_2_on_a_bad_option() -> None:
 @pytest.mark.parametrize(
     ("url", "exit_code", "message"),
     [
-        (f"postgresql+psycopg://u:{CANARY}@h/db", 2, "names a driver after '+'"),
-        (f"postgresql://u:{CANARY}@h:port/db", 2, "cannot be read"),
+        (
+            f"postgresql+psycopg://u:{CANARY}@h/db",
+            2,
+            "KB_DATABASE_URL: The database URL names a driver after '+'",
+        ),
+        (f"postgresql://u:{CANARY}@h:port/db", 2, "KB_DATABASE_URL: The database URL cannot be read"),
         (f"host=h password={CANARY} dbname=db", 2, "cannot be read"),
         (f"postgresql://u:{CANARY}@127.0.0.1:1/db", 1, "Cannot connect to database 'db' at 127.0.0.1:1"),
     ],

@@ -196,6 +196,12 @@ def test_parameters_that_cannot_be_read_are_counted_and_the_rest_goes_on(
     assert _sources(connection) == {good}
 
 
+def test_parameters_of_five_megabytes_are_ingested(connection: Connection, workspace: Workspace) -> None:
+    run_id = add_run(connection, workspace, kb_status="candidate", params={"weights": "x" * 5_000_000})
+    assert _ingest(connection, workspace).updated == 1
+    assert len(_trial(connection, run_id, "params")["weights"]) == 5_000_000
+
+
 # --- Again ---------------------------------------------------------------------------------------
 
 
