@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from kb_pipeline.backfills.engine import Decisions, Pace, Page, Span, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport, OhlcvSource
-from kb_pipeline.domain.calendars import CoverageIndex
+from kb_pipeline.domain.calendars import ALWAYS_OPEN, CoverageIndex, market
 from kb_pipeline.domain.ohlcv import bar_times_ns
 from kb_pipeline.domain.regime import compute_regime_snapshots
 from kb_pipeline.domain.windowed_bars import NS_PER_DAY, CheckedWindows, WindowedBars
@@ -95,7 +95,11 @@ def backfill_regime(
         symbol=request.symbol,
         data_root=request.data_root,
     )
-    work = _RegimeWork(request, file, computed_at=session.now(connection))
+    symbol, market_info = _symbol_of(request, file), _market_of(request, file)
+    if market_info is None:
+        _refuse_unknown_market(connection, request, symbol)
+        market_info = SymbolInfo(symbol, ALWAYS_OPEN, "UTC")  # no run will be held against it
+    work = _RegimeWork(request, file, symbol, market_info, computed_at=session.now(connection))
     tally = run_backfill(
         connection,
         request.workspace_id,
@@ -127,12 +131,18 @@ class _Snapshots(NamedTuple):
 class _RegimeWork:
     kind = BackfillKind.REGIME
 
-    def __init__(self, request: RegimeRequest, file: OhlcvFile, computed_at: datetime) -> None:
+    def __init__(
+        self,
+        request: RegimeRequest,
+        file: OhlcvFile,
+        symbol: str,
+        info: SymbolInfo,
+        computed_at: datetime,
+    ) -> None:
         self._request = request
         self._file = file
         self._computed_at = computed_at
-        self._symbol = _symbol_of(request, file)
-        info = _symbol_info(self._symbol, request)
+        self._symbol = symbol
         times_ns = bar_times_ns(file.frame)
         self._calendar = info.calendar
         self._bars = WindowedBars(
@@ -279,18 +289,36 @@ def _symbol_of(request: RegimeRequest, file: OhlcvFile) -> str:
     return symbol
 
 
-def _symbol_info(symbol: str, request: RegimeRequest) -> SymbolInfo:
-    """Return calendar and time zone of a symbol; --calendar overrides the one in symbols.yaml."""
+def _market_of(request: RegimeRequest, file: OhlcvFile) -> SymbolInfo | None:
+    """Return calendar and time zone of the file's bars, None where nothing says which.
+
+    They are those of --symbol in symbols.yaml, else of the file's own symbol; --calendar overrides.
+    """
     path = (request.data_root or data_directory()) / "symbols.yaml"
-    known = load_symbols(path).get(symbol.upper()) if path.is_file() else None
-    if request.calendar:
-        return SymbolInfo(symbol, request.calendar, known.timezone if known else "UTC")
-    if known is None:
+    listed = load_symbols(path) if path.is_file() else {}
+    names = [name.upper() for name in (request.symbol, file.symbol) if name]
+    known = next((listed[name] for name in names if name in listed), None)
+    if request.calendar is None:
+        return known
+    zone = known.timezone if known else market(request.calendar).timezone
+    return SymbolInfo(names[0] if names else "", request.calendar, zone)
+
+
+def _refuse_unknown_market(connection: Connection, request: RegimeRequest, symbol: str) -> None:
+    """Raise, if any run waits for these bars: without a calendar no window can be checked."""
+    waiting = backtest_runs.read_regime_page(
+        connection,
+        request.workspace_id,
+        symbol=request.symbol,
+        since=request.since,
+        bounds=Span().parameters(),
+        rows=1,
+    )
+    if waiting:
         raise BadArgumentError(
-            f"The trading calendar of {symbol} is not known: {path} does not list it. "
+            f"The trading calendar of {symbol!r} is not known: data/symbols.yaml does not list it. "
             "Add it there, or give --calendar (XNYS, 24/7, FX or another exchange code)."
         )
-    return known
 
 
 def _day_zone(timeframe: str, times_ns: Positions, timezone: str) -> ZoneInfo | None:

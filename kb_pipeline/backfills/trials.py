@@ -1,6 +1,7 @@
 """Ingest trials: candidates, promoted runs and completed trials of tunes become rows of `kb_trials`."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -37,15 +38,18 @@ def ingest_trials(
         AlreadyRunningError: Another process is at it.
         ConservationError: The counts do not add up.
     """
-    tally = run_backfill(
-        connection,
-        request.workspace_id,
-        _TrialsWork(request),
-        Pace(request.limit, request.batch_size, request.from_start),
-        dry_run=dry_run,
-        watch=watch or Watch(),
-    )
-    tally.notices["archived"] = _archive_demoted(connection, request, dry_run=dry_run)
+    # Held over both steps, so that nobody comes between them; the session may take it again inside.
+    with nullcontext() if dry_run else writer_lock(connection, BackfillKind.TRIALS, request.workspace_id):
+        tally = run_backfill(
+            connection,
+            request.workspace_id,
+            _TrialsWork(request),
+            Pace(request.limit, request.batch_size, request.from_start),
+            dry_run=dry_run,
+            watch=watch or Watch(),
+        )
+        if not tally.interrupted:
+            tally.notices["archived"] = _archive_demoted(connection, request, dry_run=dry_run)
     return BackfillReport.of(
         tally,
         kind=BackfillKind.TRIALS,
@@ -58,12 +62,9 @@ def ingest_trials(
 
 def _archive_demoted(connection: Connection, request: TrialsRequest, *, dry_run: bool) -> int:
     gone = kb_trials.demoted(connection, request.workspace_id)
-    if gone and not dry_run:
-        with writer_lock(connection, BackfillKind.TRIALS, request.workspace_id):
-            for begin in range(0, len(gone), request.batch_size):
-                batch = gone[begin : begin + request.batch_size]
-                with connection.transaction():
-                    kb_trials.archive(connection, request.workspace_id, batch)
+    for begin in range(0, 0 if dry_run else len(gone), request.batch_size):
+        with connection.transaction():
+            kb_trials.archive(connection, request.workspace_id, gone[begin : begin + request.batch_size])
     return len(gone)
 
 

@@ -316,7 +316,7 @@ def test_a_calendar_that_is_unknown_or_not_given_is_an_error_before_anything_is_
     add_run(connection, workspace, dataset_meta=_btc())
     with pytest.raises(CalendarError, match="MOON"):
         backfill(calendar="MOON")
-    with pytest.raises(BadArgumentError, match=r"calendar of BTC is not known.*--calendar"):
+    with pytest.raises(BadArgumentError, match=r"calendar of 'BTC' is not known.*--calendar"):
         backfill(calendar=None)
     assert connection.execute("SELECT count(*) FROM kb_backfill_runs").fetchone() == (0,)
 
@@ -344,3 +344,11 @@ def test_what_the_file_needed_mending_is_told_after_the_report(
     report = backfill(ohlcv_file=tmp_path / "BTC_1d.csv")
     assert report.notices["dropped_duplicates"] == 1
     assert report.to_text().splitlines()[-1] == "Dropped duplicates: 1"
+
+
+def test_without_a_waiting_run_no_calendar_is_needed(
+    connection: Connection, workspace: Workspace, tmp_path: Path
+) -> None:
+    path = write_daily_bars(tmp_path / "NOBODYS_1d.csv")
+    request = RegimeRequest(workspace_id=workspace.id, ohlcv_file=path, symbol="x' OR '1'='1")
+    assert backfill_regime(connection, request, dry_run=False).scanned == 0
