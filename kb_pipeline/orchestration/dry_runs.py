@@ -15,7 +15,7 @@ from kb_pipeline.backfills.candidacy import CandidacyRequest, backfill_candidacy
 from kb_pipeline.backfills.regime import backfill_regime
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.errors import KbPipelineError
-from kb_pipeline.orchestration.metadata import table
+from kb_pipeline.orchestration.metadata import reason_table, table
 from kb_pipeline.orchestration.resources import Prices
 from kb_pipeline.orchestration.settings import CandidacyDryRunSettings, RegimeDryRunSettings, ScanSettings
 from kb_pipeline.orchestration.steps import chosen_workspaces, regime_request
@@ -103,7 +103,7 @@ def check_result(rehearsals: Iterable[Rehearsal]) -> dg.AssetCheckResult:
         "would_update": would_update,
         "skipped": skipped.total(),
         "targets": _target_table(reports),
-        "reasons": _reason_table(reports),
+        "reasons": reason_table(dict(reports)),
         "report": dg.MetadataValue.md(f"```\n{texts}\n```"),
     }
     if errors:
@@ -125,17 +125,4 @@ def _target_table(reports: list[tuple[str, BackfillReport]]) -> dg.TableMetadata
             "skipped": sum(report.skipped.values()),
         }
         for target, report in reports
-    )
-
-
-def _reason_table(reports: list[tuple[str, BackfillReport]]) -> dg.TableMetadataValue:
-    return table(
-        {
-            "target": target,
-            "reason": reason,
-            "rows": rows,
-            "first": ", ".join(row.split()[0] for row in report.examples.get(reason, [])[:3]),
-        }
-        for target, report in reports
-        for reason, rows in report.skipped.items()
     )

@@ -11,6 +11,9 @@ from kb_pipeline.storage.orchestration import Workspace
 
 Metadata = dict[str, Any]
 
+SHOWN_IDS: Final = 3
+"""Rows named beside each reason; a command's --list names more."""
+
 SHOWN_ROWS: Final = 100
 """Rows of a table in the event log; the counts beside it are complete."""
 
@@ -28,7 +31,7 @@ def report_metadata(workspace: Workspace, report: BackfillReport, *, plotted: bo
         "report": dg.MetadataValue.md(f"```\n{report.to_text()}\n```"),
     }
     if report.skipped:
-        metadata["reasons"] = reason_table({str(report.workspace_id): report.skipped}, report.examples)
+        metadata["reasons"] = reason_table({workspace.slug: report})
     if report.skipped and plotted:
         metadata["reasons_plot"] = reason_plot(
             f"{workspace.name}: why {report.kind} left rows", report.skipped
@@ -36,14 +39,17 @@ def report_metadata(workspace: Workspace, report: BackfillReport, *, plotted: bo
     return metadata
 
 
-def reason_table(
-    skipped: Mapping[str, Mapping[str, int]], examples: Mapping[str, list[str]]
-) -> dg.TableMetadataValue:
-    """Return a table of reasons with their counts and the first rows of each."""
+def reason_table(reports: Mapping[str, BackfillReport]) -> dg.TableMetadataValue:
+    """Return a table of reasons with their counts and the first rows of each, per target."""
     return table(
-        {"reason": reason, "rows": rows, "first": ", ".join(examples.get(reason, [])[:3])}
-        for counts in skipped.values()
-        for reason, rows in counts.items()
+        {
+            "target": target,
+            "reason": reason,
+            "rows": rows,
+            "first": ", ".join(row.split()[0] for row in report.examples.get(reason, [])[:SHOWN_IDS]),
+        }
+        for target, report in reports.items()
+        for reason, rows in report.skipped.items()
     )
 
 

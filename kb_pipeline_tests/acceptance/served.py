@@ -1,0 +1,69 @@
+"""The web page as `make ui` brings it up, over a database of its own, and questions put to it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+from kb_pipeline.storage.postgres import ensure_database
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def dagster_environment(server: str, home: Path, database_url: str, dagster_database: str) -> dict[str, str]:
+    """Return an environment that can reach nothing but the databases and directories named."""
+    instance_url = ensure_database(server, dagster_database).replace("postgresql", "postgresql+psycopg2", 1)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KB_", "DAGSTER"))}
+    return kept | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "KB_HOME": str(home),
+        "KB_DATABASE_URL": database_url,
+        "KB_DAGSTER_DATABASE_URL": instance_url,
+    }
+
+
+@contextmanager
+def serve(environment: dict[str, str]) -> Iterator[str]:
+    """Run what `make ui` runs and yield the address it prints; stop it with Ctrl-C's signal."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kb_pipeline.orchestration.serve"],
+        env=environment,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        address = next((line.strip() for line in process.stdout if "http://" in line), "")
+        assert address, "the web page did not come up"
+        yield address
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.stdout.close()
+        assert process.wait(40) == 0
+
+
+def ask(address: str, query: str, **variables: Any) -> Any:
+    """Return the data of a GraphQL query."""
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = Request(f"{address}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310 - loopback
+    with urlopen(request, timeout=30) as answer:  # noqa: S310 - loopback
+        said = json.load(answer)
+    assert "errors" not in said, said["errors"]
+    return said["data"]
+
+
+def wait_until(holds: Callable[[], Any], what: str, seconds: float) -> Any:
+    """Return the first true answer; fail when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := holds()):
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.5)
+    return answer

@@ -1,0 +1,100 @@
+"""Dagster's own commands as the documents print them, in processes of their own."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from kb_pipeline.definitions import defs
+from kb_pipeline.storage.demo import load_demo
+from kb_pipeline.storage.migrations import migrate
+from kb_pipeline.storage.postgres import connect, ensure_database
+from kb_pipeline_tests.acceptance.served import ROOT, dagster_environment
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def environment(server: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of `make shell`, over the demo history."""
+    url = ensure_database(server, "commands")
+    migrate(url)
+    with connect(url) as connection:
+        load_demo(connection, ROOT / "data" / "demo")
+    outside = dagster_environment(server, tmp_path_factory.mktemp("kb"), url, "commands_dagster")
+    printed = _run("python -m kb_pipeline.orchestration.instance", outside)
+    assert printed.returncode == 0, printed.stderr
+    exported = (line.removeprefix("export ").partition("=") for line in printed.stdout.splitlines())
+    return outside | {name: value.strip("'") for name, _, value in exported}
+
+
+def _run(command: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["/bin/sh", "-c", command], env=environment, cwd=ROOT, text=True, capture_output=True, timeout=120
+    )
+
+
+def _count(environment: dict[str, str], condition: str) -> int:
+    with connect(environment["KB_DATABASE_URL"]) as connection:
+        row = connection.execute(f"SELECT count(*) FROM backtest_runs WHERE {condition}").fetchone()  # type: ignore[arg-type]
+    assert row is not None
+    return int(row[0])
+
+
+def test_everything_works_right_after_the_demo_is_loaded(environment: dict[str, str]) -> None:
+    done = _run(
+        "dagster job execute -m kb_pipeline.definitions -j everything -c examples/everything.yaml",
+        environment,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert _count(environment, "kb_status = 'candidate'") > 0
+    assert _count(environment, "regime_oos IS NOT NULL") > 0
+
+
+def test_a_partition_is_materialized_by_its_key_once_it_is_registered(environment: dict[str, str]) -> None:
+    assert _run("python -m kb_pipeline.orchestration.sync", environment).returncode == 0
+    done = _run("dagster asset materialize --select regime_snapshots --partition 'IBM|demo'", environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Materialized value regime_snapshots" in done.stdout + done.stderr
+    refused = _run(
+        "dagster asset materialize --select regime_snapshots --partition 'IBM|nowhere'", environment
+    )
+    assert refused.returncode != 0
+
+
+def test_the_dry_runs_need_no_module_in_the_shell_and_write_nothing(environment: dict[str, str]) -> None:
+    before = _count(environment, "kb_status = 'candidate'")
+    done = _run("dagster job execute -j dry_run_reports -c examples/dry_run.yaml", environment)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert len(re.findall(r"Would write \d+ of \d+ rows; nothing was written", said)) >= 3
+    assert _count(environment, "kb_status = 'candidate'") == before
+
+
+def test_a_workspace_nobody_knows_ends_with_an_exit_code(environment: dict[str, str], tmp_path: Path) -> None:
+    config = tmp_path / "nowhere.yaml"
+    config.write_text("ops: {candidacy: {config: {workspaces: [nowhere]}}}")
+    done = _run(f"dagster job execute -j backfill_candidacy -c {config}", environment)
+    assert done.returncode == 1
+    assert "There is no workspace 'nowhere'" in done.stdout + done.stderr
+
+
+def test_the_location_is_valid_as_the_workspace_file_names_it(environment: dict[str, str]) -> None:
+    done = _run("dagster definitions validate -w workspace.yaml", environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_fits_the_job_it_names(example: Path) -> None:
+    text = example.read_text()
+    (named,) = set(re.findall(r"-j (\w+) -c examples/(\w+\.yaml)", text))
+    assert named[1] == example.name
+    assert dg.validate_run_config(defs.resolve_job_def(named[0]), yaml.safe_load(text))
+
+
+def test_every_job_has_an_example() -> None:
+    named = {re.findall(r"-j (\w+) ", path.read_text())[0] for path in EXAMPLES}
+    assert named == {job.name for job in defs.jobs or ()}

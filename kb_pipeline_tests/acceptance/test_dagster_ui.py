@@ -1,0 +1,175 @@
+"""The web page, used as a person uses it: in a browser, over the demo history, with the daemon running."""
+
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+from uuid import UUID
+
+import pytest
+
+from kb_pipeline.backfills.candidacy import CandidacyRequest, backfill_candidacy
+from kb_pipeline.storage.demo import DEMO_WORKSPACE_ID, load_demo
+from kb_pipeline.storage.migrations import migrate
+from kb_pipeline.storage.postgres import Connection, connect, ensure_database
+from kb_pipeline_tests.acceptance import browser as chromium
+from kb_pipeline_tests.acceptance.served import ROOT, ask, dagster_environment, serve, wait_until
+from kb_pipeline_tests.builders import add_trial, add_tune, column
+from kb_pipeline_tests.conftest import Workspace
+
+TICK_SECONDS = 30
+RUN_SECONDS = 15
+SYMBOLS = {"AAPL", "EURUSD", "GOOG", "IBM", "MSFT"}
+
+
+class Page(NamedTuple):
+    """The running web page, its database, and a tune that completed after it came up."""
+
+    address: str
+    connection: Connection
+    tune_id: UUID
+    completed_at: datetime
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _browser_is_there() -> None:
+    if chromium.program() is None:
+        says = "NO BROWSER: the tests of the web page need Chromium (Debian: apt-get install chromium)"
+        pytest.fail(says) if os.environ.get("CI") else pytest.skip(says)
+
+
+@pytest.fixture(scope="module")
+def page(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    url = ensure_database(server, "ui")
+    migrate(url)
+    with connect(url) as connection:
+        load_demo(connection, ROOT / "data" / "demo")
+        environment = dagster_environment(server, tmp_path_factory.mktemp("kb"), url, "ui_dagster")
+        with serve(environment) as address:
+            yield Page(address, connection, *_complete_a_tune(connection))
+
+
+def _complete_a_tune(connection: Connection) -> tuple[UUID, datetime]:
+    row = connection.execute(
+        "SELECT id, clock_timestamp() FROM kb_entities WHERE workspace_id = %s LIMIT 1", [DEMO_WORKSPACE_ID]
+    ).fetchone()
+    assert row is not None
+    workspace = Workspace(DEMO_WORKSPACE_ID, row[0])
+    # Running while its trial is added, or a tick between the two would find it without one.
+    tune_id = add_tune(connection, workspace, status="running")
+    add_trial(connection, workspace, tune_id, sharpe=1.5)
+    connection.execute("UPDATE backtest_tunes SET status = 'completed' WHERE id = %s", [tune_id])
+    return tune_id, row[1]
+
+
+@pytest.fixture(scope="module")
+def browser(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
+    with chromium.open_browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Where pictures go: KB_PICTURES names the docs' directory when they are to be made anew."""
+    return Path(os.environ.get("KB_PICTURES") or tmp_path)
+
+
+def test_the_graph_shows_every_asset_and_where_the_data_begins(
+    page: Page, browser: chromium.Browser, pictures: Path
+) -> None:
+    groups = ("platform", "prices", "regimes", "knowledge")
+    expanded = ",".join(f"global@global:{group}" for group in groups)
+    browser.resize(1800, 900)
+    browser.open(f"{page.address}/asset-groups?expanded={expanded}")
+    shown = browser.wait_for("backtest_runs", "backtest_tunes", "ohlcv", "regime_snapshots", "kb_trials")
+    assert "candidacy_decisions" in shown
+    assert "tune_regime_attribution" in shown
+    browser.picture(pictures / "asset-graph.png")
+    browser.resize(1400, 860)
+
+
+def test_a_dry_run_is_executed_from_its_button_and_read(
+    page: Page, browser: chromium.Browser, pictures: Path
+) -> None:
+    expected = backfill_candidacy(
+        page.connection, CandidacyRequest(workspace_id=DEMO_WORKSPACE_ID, limit=None), dry_run=True
+    )
+    browser.open(f"{page.address}/assets/candidacy_decisions?view=checks")
+    browser.wait_for("candidacy_dry_run", "Not evaluated")
+    browser.click("Execute")
+    says = f"Would write {expected.updated} of {expected.scanned} rows; nothing was written."
+    shown = browser.wait_for(says)
+    assert next(iter(expected.skipped)) in shown
+    browser.picture(pictures / "dry-run.png")
+    candidates = page.connection.execute("SELECT count(*) FROM backtest_runs WHERE kb_status = 'candidate'")
+    assert candidates.fetchone() == (0,)
+
+
+def test_a_backfill_of_a_workspace_is_launched_from_the_dialog_and_runs_once(
+    page: Page, browser: chromium.Browser, pictures: Path
+) -> None:
+    browser.open(f"{page.address}/assets/regime_snapshots?view=partitions")
+    browser.click_until("Materialize…", "Launch runs to materialize regime_snapshots")
+    browser.click_all("All")
+    browser.wait_for("5 partitions")
+    browser.picture(pictures / "launch-backfill.png")
+    browser.click("Launch backfill")
+    wait_until(lambda: _backfill_status(page) == "COMPLETED_SUCCESS", "the backfill to end", 120)
+    query = "{ runsOrError { ... on Runs { results { tags { key } assetMaterializations { partition } } } } }"
+    runs = ask(page.address, query)["runsOrError"]["results"]
+    (run,) = [it for it in runs if {"key": "dagster/backfill"} in it["tags"]]
+    assert {it["partition"] for it in run["assetMaterializations"]} == {f"{it}|demo" for it in SYMBOLS}
+    browser.open(f"{page.address}/assets/regime_snapshots?view=partitions&partition=AAPL%7Cdemo")
+    browser.wait_for("Materialized (5)", "BACKFILL REGIME REPORT", "regime_plot")
+    browser.picture(pictures / "regime-partition.png")
+    browser.click("[Show Markdown]")
+    browser.wait_for("Copy", "Close")
+    assert browser.evaluate("document.querySelector('img[src^=\"data:image/png\"]').naturalWidth") > 300
+    browser.picture(pictures / "regime-plot.png")
+
+
+def _backfill_status(page: Page) -> str:
+    found = ask(
+        page.address, "{ partitionBackfillsOrError { ... on PartitionBackfills { results { status } } } }"
+    )
+    statuses = [it["status"] for it in found["partitionBackfillsOrError"]["results"]]
+    assert "FAILED" not in " ".join(statuses)
+    return statuses[0] if statuses else ""
+
+
+def test_a_tune_that_completed_is_attributed_by_itself_within_two_ticks(page: Page) -> None:
+    def seconds_waited() -> float | None:
+        row = page.connection.execute(
+            "SELECT extract(epoch FROM clock_timestamp() - %s)::float8 FROM backtest_tunes"
+            " WHERE id = %s AND regime_key IS NOT NULL",
+            [page.completed_at, page.tune_id],
+        ).fetchone()
+        return row[0] if row else None
+
+    wait_until(seconds_waited, "the tune to be attributed", 2 * TICK_SECONDS + RUN_SECONDS)
+    assert column(page.connection, "backtest_tunes", "best_oos_score", page.tune_id) == 1.5
+
+
+def test_the_sensors_run_from_the_start_and_the_tables_are_observed(page: Page) -> None:
+    query = '{ sensorsOrError(repositorySelector: {repositoryName: "__repository__", repositoryLocationName:'
+    query += ' "kb_pipeline"}) { ... on Sensors { results { name sensorState { status } } } } }'
+    states = {
+        it["name"]: it["sensorState"]["status"]
+        for it in ask(page.address, query)["sensorsOrError"]["results"]
+    }
+    assert states == dict.fromkeys(
+        ("completed_tunes", "new_ohlcv_files", "new_partitions", "run_failure_alert"), "RUNNING"
+    )
+
+    def observed_rows() -> list[str]:
+        query = '{ assetOrError(assetKey: {path: ["backtest_runs"]}) { ... on Asset { assetObservations {'
+        query += " partition metadataEntries { label ... on IntMetadataEntry { intValue } } } } } }"
+        found = ask(page.address, query)["assetOrError"]["assetObservations"]
+        return [
+            str(entry["intValue"]) for it in found for entry in it["metadataEntries"] if "intValue" in entry
+        ]
+
+    rows = wait_until(observed_rows, "an observation", 60)
+    assert rows[-1].isdigit()
+    assert int(rows[-1]) >= 7398

@@ -1,0 +1,253 @@
+"""Assets, jobs and checks run in process over a real database and real files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from kb_pipeline.backfills.attribution import AttributionRequest, backfill_attribution
+from kb_pipeline.definitions import build_definitions
+from kb_pipeline.orchestration import runs
+from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES
+from kb_pipeline.orchestration.resources import Database, Prices
+from kb_pipeline.rules import BackfillKind
+from kb_pipeline.storage.locks import writer_lock
+from kb_pipeline.storage.postgres import Connection, connect
+from kb_pipeline_tests.builders import add_run, add_trial, add_tune, column, write_daily_bars
+from kb_pipeline_tests.conftest import Workspace
+
+WINDOW = {"date_min": "2020-03-01", "date_max": "2020-08-01"}
+
+
+@pytest.fixture
+def prices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prices:
+    """Two good price files and one that is refused, in a data root of their own."""
+    monkeypatch.setenv("KB_HOME", str(tmp_path / "kb"))
+    files = tmp_path / "data" / "ohlcv"
+    files.mkdir(parents=True)
+    calendars = "".join(f"  {it}: {{calendar: 24/7, timezone: UTC}}\n" for it in ("AAA", "BAD", "CCC"))
+    (tmp_path / "data" / "symbols.yaml").write_text(f"symbols:\n{calendars}")
+    for symbol in ("AAA", "CCC"):
+        write_daily_bars(files / f"{symbol}_1d.csv")
+    (files / "BAD_1d.csv").write_text("timestamp,open,high,low,close\n2020-01-01,1,1,1,-5\n")
+    return Prices(tmp_path / "data")
+
+
+@pytest.fixture
+def instance(workspace: Workspace, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance of the test's own that knows the partitions."""
+    # Without a directory of ours it makes one that nobody takes away.
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as found:
+        found.add_dynamic_partitions(str(WORKSPACES.name), ["quant"])
+        found.add_dynamic_partitions(str(SYMBOLS.name), ["AAA", "BAD", "CCC"])
+        yield found
+
+
+def _execute(prices: Prices, instance: dg.DagsterInstance, job: str, **how: Any) -> Any:
+    definitions = build_definitions(database=Database(), prices=prices)
+    return definitions.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, **how)
+
+
+def _named(step: str, **settings: Any) -> dict[str, Any]:
+    return {"ops": {step: {"config": settings}}}
+
+
+def _materialize(
+    prices: Prices, instance: dg.DagsterInstance, asset: str, tags: dict[str, str], settings: Any = None
+) -> Any:
+    definitions = build_definitions(database=Database(), prices=prices)
+    return definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(asset)],
+        tags=tags,
+        run_config=_named(asset, **(settings or {})),
+        raise_on_error=False,
+    )
+
+
+def _pairs(*symbols: str) -> dict[str, str]:
+    return {
+        "dagster/asset_partition_range_start": f"{symbols[0]}|quant",
+        "dagster/asset_partition_range_end": f"{symbols[-1]}|quant",
+    }
+
+
+def _materialized(instance: dg.DagsterInstance, asset: str) -> set[str]:
+    return set(instance.get_materialized_partitions(dg.AssetKey(asset)))
+
+
+def test_one_bad_symbol_is_named_and_the_others_finish(
+    connection: Connection, workspace: Workspace, prices: Prices, instance: dg.DagsterInstance
+) -> None:
+    run_ids = {
+        symbol: add_run(connection, workspace, dataset_meta={"symbol": symbol, **WINDOW})
+        for symbol in ("AAA", "BAD", "CCC")
+    }
+    result = _materialize(prices, instance, "regime_snapshots", _pairs("AAA", "CCC"))
+    assert not result.success
+    (failure,) = result.filter_events(lambda event: event.is_step_failure)
+    assert "BAD|quant" in failure.step_failure_data.error_display_string
+    assert _materialized(instance, "regime_snapshots") == {"AAA|quant", "CCC|quant"}
+    has_regime = {
+        symbol: column(connection, "backtest_runs", "regime_oos", run_id) is not None
+        for symbol, run_id in run_ids.items()
+    }
+    assert has_regime == {"AAA": True, "BAD": False, "CCC": True}
+
+
+def test_a_whole_workspace_is_one_run_with_two_events_a_pair(
+    connection: Connection, workspace: Workspace, prices: Prices, instance: dg.DagsterInstance
+) -> None:
+    add_run(connection, workspace, dataset_meta={"symbol": "AAA", **WINDOW})
+    result = _materialize(prices, instance, "regime_snapshots", _pairs("AAA", "BAD"))
+    # Nothing waits for BAD, so its file is not read; the pair is recorded all the same.
+    assert result.success
+    assert _materialized(instance, "regime_snapshots") == {"AAA|quant", "BAD|quant"}
+    events = instance.all_logs(result.run_id)
+    kinds = [it.dagster_event.event_type_value for it in events if it.dagster_event]
+    assert kinds.count("ASSET_MATERIALIZATION") == 2
+    assert kinds.count("ASSET_MATERIALIZATION_PLANNED") <= 2
+
+
+def test_a_run_handed_fewer_partitions_than_asked_for_fails_loudly(
+    connection: Connection, workspace: Workspace, prices: Prices, instance: dg.DagsterInstance
+) -> None:
+    run_id = add_run(connection, workspace, dataset_meta={"symbol": "AAA", **WINDOW})
+    # The tags of a backfill from the page of an asset job: a range, and its first key in each dimension.
+    tags = _pairs("AAA", "CCC") | {
+        "dagster/partition/symbol": "AAA",
+        "dagster/partition/workspace": "quant",
+    }
+    result = _materialize(prices, instance, "regime_snapshots", tags)
+    assert not result.success
+    (failure,) = result.filter_events(lambda event: event.is_step_failure)
+    assert "asks for 3 partitions, but Dagster handed it 1" in failure.step_failure_data.error_display_string
+    assert column(connection, "backtest_runs", "regime_oos", run_id) is None
+
+
+def test_the_dry_runs_count_what_the_next_run_does_and_write_nothing(
+    connection: Connection, workspace: Workspace, prices: Prices, instance: dg.DagsterInstance
+) -> None:
+    for symbol, summary in (("AAA", {"sharpe": 1.2, "trades": 60}), ("CCC", {"sharpe": -1.0, "trades": 60})):
+        add_run(connection, workspace, dataset_meta={"symbol": symbol, **WINDOW}, summary=summary)
+    add_trial(connection, workspace, add_tune(connection, workspace), sharpe=1.0)
+    rehearsed = _execute(prices, instance, "dry_run_reports")
+    counts = {it.check_name: it.metadata for it in rehearsed.get_asset_check_evaluations()}
+    would = {name: found["would_update"].value for name, found in counts.items()}
+    assert would == {"regime_dry_run": 2, "candidacy_dry_run": 1, "attribution_dry_run": 1}
+    for job, step, check in (
+        ("backfill_regime", "regimes", "regime_dry_run"),
+        ("backfill_candidacy", "candidacy", "candidacy_dry_run"),
+        ("backfill_attribution", "attribution", "attribution_dry_run"),
+    ):
+        symbols = {"symbols": ["AAA", "CCC"]} if step == "regimes" else {}
+        result = _execute(prices, instance, job, run_config=_named(step, workspaces=["quant"], **symbols))
+        done = [it.materialization.metadata for it in result.get_asset_materialization_events()]
+        assert sum(it["updated"].value for it in done) == would[check]
+        assert sum(it["scanned"].value for it in done) == counts[check]["scanned"].value
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"since": "yesterday"}, "needed a date like"),
+        ({"since": "2025-01-01T09:00"}, "without an offset"),
+        ({"batch_size": 0}, "greater than or equal to 1"),
+        ({"experiment_type": "guess"}, "needed one of tune, sweep, ablation, manual"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_stops_the_run_at_once(
+    connection: Connection,
+    workspace: Workspace,
+    prices: Prices,
+    instance: dg.DagsterInstance,
+    settings: Any,
+    named: str,
+) -> None:
+    config = _named("candidacy", workspaces=["quant"], **settings)
+    result = _execute(prices, instance, "backfill_candidacy", run_config=config)
+    (failure,) = result.filter_events(lambda event: event.is_step_failure)
+    assert named in failure.step_failure_data.error_display_string
+
+
+def test_a_run_that_names_no_workspace_says_how_to(prices: Prices, instance: dg.DagsterInstance) -> None:
+    result = _execute(prices, instance, "backfill_candidacy")
+    (failure,) = result.filter_events(lambda event: event.is_step_failure)
+    assert "`workspaces: [demo]`" in failure.step_failure_data.error_display_string
+
+
+def test_a_workspace_that_is_being_written_is_waited_for(
+    connection: Connection,
+    database_url: str,
+    workspace: Workspace,
+    prices: Prices,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs, "FIRST_RETRY_AFTER_SECONDS", 0)
+    run_id = add_run(connection, workspace)
+    with connect(database_url) as other, writer_lock(other, BackfillKind.CANDIDACY, workspace.id):
+        result = _materialize(prices, instance, "candidacy_decisions", {"dagster/partition": "quant"})
+    assert not result.success
+    assert len(result.filter_events(lambda event: event.event_type_value == "STEP_UP_FOR_RETRY")) == 3
+    (failure,) = result.filter_events(lambda event: event.is_step_failure)
+    assert "already running" in failure.step_failure_data.error_display_string
+    assert column(connection, "backtest_runs", "kb_status", run_id) == "excluded"
+
+
+@pytest.mark.parametrize(
+    ("breach", "check"),
+    [
+        ("UPDATE backtest_tunes SET trend_tag = 'uptrend'", "tags_match_key"),
+        ("UPDATE backtest_tunes SET regime_fingerprint = 'abc'", "fingerprint_matches_key"),
+        ("UPDATE kb_backfill_runs SET scanned_count = 7", "ledger_conserved"),
+        (
+            "INSERT INTO kb_status_history (workspace_id, source_type, source_id, from_status, to_status,"
+            " actor_type, actor_id, created_at) SELECT id, 'test_variant', id, 'excluded', 'candidate',"
+            " did.actor_type, did.actor_id, did.at::timestamptz FROM workspaces, (VALUES"
+            " ('admin', 'ann', '2025-01-01'), ('auto', 'backfill', '2025-01-02'))"
+            " AS did (actor_type, actor_id, at)",
+            "human_decisions_kept",
+        ),
+    ],
+)
+def test_stored_data_that_breaks_a_promise_fails_its_check(
+    connection: Connection,
+    workspace: Workspace,
+    prices: Prices,
+    instance: dg.DagsterInstance,
+    breach: str,
+    check: str,
+) -> None:
+    add_trial(connection, workspace, add_tune(connection, workspace), sharpe=1.0)
+    backfill_attribution(connection, AttributionRequest(workspace_id=workspace.id), dry_run=False)
+    assert all(_integrity(prices, instance).values())
+    connection.execute(breach)  # type: ignore[call-overload]
+    assert [name for name, passed in _integrity(prices, instance).items() if not passed] == [check]
+
+
+def _integrity(prices: Prices, instance: dg.DagsterInstance) -> dict[str, bool]:
+    definitions = build_definitions(database=Database(), prices=prices)
+    names = ("tags_match_key", "fingerprint_matches_key", "human_decisions_kept", "ledger_conserved")
+    checks = [it for it in definitions.asset_checks or () if next(iter(it.check_keys)).name in names]
+    result = (
+        dg.Definitions(
+            asset_checks=checks,
+            jobs=[dg.define_asset_job("integrity", dg.AssetSelection.checks(*checks))],
+            resources=definitions.resources,
+        )
+        .resolve_job_def("integrity")
+        .execute_in_process(instance=instance)
+    )
+    return {it.check_name: it.passed for it in result.get_asset_check_evaluations()}
+
+
+def test_prices_are_normalised_and_checked(prices: Prices, instance: dg.DagsterInstance) -> None:
+    result = _materialize(prices, instance, "ohlcv", {"dagster/partition": "AAA"})
+    assert result.success
+    (event,) = result.get_asset_materialization_events()
+    metadata = event.materialization.metadata
+    assert (metadata["dagster/row_count"].value, metadata["coverage"].value) == (400, 1.0)
+    assert "data:image/png;base64" in str(metadata["price_plot"].value)

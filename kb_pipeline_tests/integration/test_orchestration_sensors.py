@@ -1,0 +1,170 @@
+"""The sensors over a real database, real files and an instance of the test's own."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from kb_pipeline.backfills.attribution import AttributionRequest, backfill_attribution
+from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.orchestration.resources import Database, Prices
+from kb_pipeline.orchestration.sensors import (
+    DIGEST_TAG,
+    SENSOR_TAG,
+    completed_tunes,
+    new_ohlcv_files,
+    new_partitions,
+)
+from kb_pipeline.storage.alerts import send_alert
+from kb_pipeline.storage.ohlcv_files import read_ohlcv_file
+from kb_pipeline.storage.orchestration import due_tunes
+from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.price_files import list_price_files, normalised_from, write_normalised
+from kb_pipeline_tests.builders import add_run, add_trial, add_tune, write_daily_bars
+from kb_pipeline_tests.conftest import Workspace
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as found:
+        yield found
+
+
+@pytest.fixture
+def prices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prices:
+    monkeypatch.setenv("KB_HOME", str(tmp_path / "kb"))
+    (tmp_path / "data" / "ohlcv").mkdir(parents=True)
+    return Prices(tmp_path / "data")
+
+
+def _tick(
+    sensor: Any, instance: dg.DagsterInstance, cursor: str | None = None, **resources: Any
+) -> dg.SensorResult:
+    context = dg.build_sensor_context(
+        instance=instance, cursor=cursor, sensor_name=sensor.name, resources=resources
+    )
+    found = sensor(context)
+    assert isinstance(found, dg.SensorResult)
+    return found
+
+
+def test_tunes_of_a_workspace_are_requested_together_and_only_once_they_have_a_regime(
+    connection: Connection, workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    for _ in range(3):
+        add_trial(connection, workspace, add_tune(connection, workspace), sharpe=1.0)
+    add_trial(connection, workspace, add_tune(connection, workspace), sharpe=1.0, regime=None)
+    add_trial(connection, workspace, add_tune(connection, workspace, status="running"), sharpe=1.0)
+    result = _tick(completed_tunes, instance, database=Database())
+    (request,) = result.run_requests or ()
+    assert (request.partition_key, request.tags["kb/workspace"]) == ("quant", "quant")
+    assert [(it.slug, it.tunes) for it in due_tunes(connection)] == [("quant", 3)]
+    backfill_attribution(connection, AttributionRequest(workspace_id=workspace.id), dry_run=False)
+    after = _tick(completed_tunes, instance, database=Database())
+    assert not after.run_requests
+    assert "found 0 tunes" in str(after.skip_reason)
+
+
+def test_a_regime_that_arrives_makes_its_tune_due(connection: Connection, workspace: Workspace) -> None:
+    run_id = add_trial(connection, workspace, add_tune(connection, workspace), sharpe=1.0, regime=None)
+    assert due_tunes(connection) == []
+    snapshot = '{"schema_version": "regime_v1_1", "regime_tags": ["flat"]}'
+    connection.execute("UPDATE backtest_runs SET regime_oos = %s WHERE id = %s", [snapshot, run_id])
+    assert [it.tunes for it in due_tunes(connection)] == [1]
+
+
+def test_a_run_in_flight_is_not_joined_by_a_second_and_a_failed_one_is_repeated(
+    connection: Connection, workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    add_trial(connection, workspace, add_tune(connection, workspace), sharpe=1.0)
+    (first,) = _tick(completed_tunes, instance, database=Database()).run_requests or ()
+    run = instance.create_run_for_job(
+        dg.job(name="attribution")(lambda: None), tags=dict(first.tags), status=dg.DagsterRunStatus.STARTED
+    )
+    assert "in flight: quant" in str(_tick(completed_tunes, instance, database=Database()).skip_reason)
+    instance.report_run_failed(run)
+    (second,) = _tick(completed_tunes, instance, database=Database()).run_requests or ()
+    assert (first.run_key, second.run_key) == (
+        f"quant:{first.tags[DIGEST_TAG]}:1",
+        f"quant:{first.tags[DIGEST_TAG]}:2",
+    )
+    assert first.tags[SENSOR_TAG] == "completed_tunes"
+
+
+def test_workspaces_and_symbols_become_partitions_and_the_tables_are_observed_once(
+    connection: Connection, workspace: Workspace, prices: Prices, instance: dg.DagsterInstance
+) -> None:
+    write_daily_bars(prices.root / "ohlcv" / "AAA_1d.csv")
+    add_run(connection, workspace)
+    first = _tick(new_partitions, instance, database=Database(), prices=prices)
+    added = {
+        it.partitions_def_name: list(it.partition_keys) for it in first.dynamic_partitions_requests or ()
+    }
+    assert added == {"workspace": ["quant"], "symbol": ["AAA"]}
+    rows = {it.asset_key.to_user_string(): it.metadata["rows"].value for it in first.asset_events}
+    assert rows == {"backtest_runs": 1, "backtest_tunes": 0}
+    again = _tick(new_partitions, instance, first.cursor, database=Database(), prices=prices)
+    assert not again.asset_events
+
+
+def test_a_directory_that_cannot_be_read_is_an_error_and_not_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(BadArgumentError, match="could not be read"):
+        list_price_files(tmp_path / "nowhere")
+
+
+def test_a_price_file_is_requested_when_it_stands_still_until_it_is_normalised(
+    workspace: Workspace, prices: Prices, instance: dg.DagsterInstance
+) -> None:
+    path = write_daily_bars(prices.root / "ohlcv" / "AAA_1d.csv")
+    first = _tick(new_ohlcv_files, instance, prices=prices)
+    assert not first.run_requests
+    second = _tick(new_ohlcv_files, instance, first.cursor, prices=prices)
+    (request,) = second.run_requests or ()
+    assert request.run_config == {"ops": {"prices": {"config": {"symbols": ["AAA"]}}}}
+    (file,) = prices.files()
+    write_normalised(file, read_ohlcv_file(path))
+    assert normalised_from(file) is not None
+    assert not _tick(new_ohlcv_files, instance, second.cursor, prices=prices).run_requests
+    # The same size and other bytes: the time of change tells, and then the hash.
+    path.write_text(path.read_text().replace(",1000\n", ",1001\n", 1))
+    os.utime(path, ns=(1, 1))
+    third = _tick(new_ohlcv_files, instance, second.cursor, prices=prices)
+    assert not third.run_requests
+    assert _tick(new_ohlcv_files, instance, third.cursor, prices=prices).run_requests
+
+
+def test_an_alert_reaches_the_webhook_and_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        monkeypatch.setenv("KB_ALERT_WEBHOOK", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("KB_ALERT_COMMAND", f"tee {tmp_path / 'told'}")
+        assert send_alert({"job": "everything"}) == ["webhook", "command"]
+        thread.join()
+    assert heard == [{"job": "everything"}] == [json.loads((tmp_path / "told").read_text())]
+
+
+def test_an_alert_command_that_fails_is_not_taken_for_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KB_ALERT_COMMAND", "false")
+    with pytest.raises(subprocess.CalledProcessError):
+        send_alert({})

@@ -1,0 +1,54 @@
+"""What the sensors decide, without a database."""
+
+from kb_pipeline.orchestration.sensor_decisions import (
+    MAX_ATTEMPTS,
+    Due,
+    Past,
+    Seen,
+    digest_of,
+    runs_to_launch,
+    still_files,
+)
+
+TEN = Due("quant", 10, "d1")
+
+
+def test_all_tunes_of_a_workspace_are_one_run() -> None:
+    plan = runs_to_launch([TEN], set(), {})
+    assert [it.run_key for it in plan.launch] == ["quant:d1:1"]
+
+
+def test_a_workspace_somebody_works_on_waits() -> None:
+    plan = runs_to_launch([TEN], {"quant"}, {})
+    assert (plan.launch, plan.in_flight) == ([], ["quant"])
+
+
+def test_a_failed_run_is_tried_again_under_another_key() -> None:
+    plan = runs_to_launch([TEN], set(), {"d1": Past(failed=1)})
+    assert [it.run_key for it in plan.launch] == ["quant:d1:2"]
+
+
+def test_after_the_last_attempt_it_is_left_to_a_person_and_said_so() -> None:
+    plan = runs_to_launch([TEN], set(), {"d1": Past(failed=MAX_ATTEMPTS)})
+    assert (plan.launch, plan.given_up) == ([], ["quant"])
+    assert str(plan) == "gave up on: quant"
+
+
+def test_new_work_of_the_same_workspace_starts_counting_again() -> None:
+    plan = runs_to_launch([Due("quant", 11, "d2")], set(), {"d1": Past(failed=MAX_ATTEMPTS)})
+    assert [it.attempt for it in plan.launch] == [1]
+
+
+def test_what_a_run_went_through_and_left_is_not_requested_for_ever() -> None:
+    plan = runs_to_launch([TEN], set(), {"d1": Past(succeeded=1)})
+    assert (plan.launch, plan.settled) == ([], ["quant"])
+
+
+def test_a_file_that_still_grows_is_left_for_the_next_tick() -> None:
+    before = {"AAPL_1d.csv": Seen(100, 5), "MSFT_1d.csv": Seen(100, 5)}
+    now = {"AAPL_1d.csv": Seen(150, 6), "MSFT_1d.csv": Seen(100, 5), "IBM_1d.csv": Seen(1, 1)}
+    assert still_files(now, before) == ["MSFT_1d.csv"]
+
+
+def test_a_digest_names_the_parts_and_not_their_order() -> None:
+    assert digest_of(["a", "b"]) == digest_of(["b", "a"]) != digest_of(["a"])
