@@ -121,11 +121,10 @@ def backfill_regime(
 
 
 class _Snapshots(NamedTuple):
-    """The distinct snapshots of a page as JSON texts, and which of them a row's windows have."""
+    """The snapshots of a page's rows as JSON texts."""
 
-    texts: list[str]
-    out_of_sample: dict[int, int]
-    in_sample: dict[int, int]
+    out_of_sample: dict[int, str]
+    in_sample: dict[int, str]
 
 
 class _RegimeWork:
@@ -216,21 +215,17 @@ class _RegimeWork:
 
     def write(self, connection: Connection, page: Page, rows: Sequence[int]) -> set[str]:
         computed: _Snapshots = page.payload
-        used = {computed.out_of_sample[row] for row in rows}
-        used |= {computed.in_sample[row] for row in rows if row in computed.in_sample}
-        sent_as = {place: position for position, place in enumerate(sorted(used), start=1)}
         return backtest_runs.land_regimes(
             connection,
             self._request.workspace_id,
             ids=[page.ids[row] for row in rows],
             versions=[page.versions[row] for row in rows],
-            snapshots=[computed.texts[place] for place in sent_as],
-            out_of_sample=[sent_as[computed.out_of_sample[row]] for row in rows],
-            in_sample=[sent_as.get(computed.in_sample.get(row, -1), 0) for row in rows],
+            out_of_sample=[computed.out_of_sample[row] for row in rows],
+            in_sample=[computed.in_sample.get(row) for row in rows],
         )
 
     def _snapshots(self, windows: Mapping[int, RunWindows], checked: CheckedWindows) -> _Snapshots:
-        """Compute the distinct snapshots of a page: those of covered windows, in sample and out of it."""
+        """Compute the snapshots of covered windows, in sample and out of it, each distinct one once."""
         landing = list(compress(windows, checked.covered.tolist()))
         in_sample = {row: found for row in landing if (found := windows[row].in_sample) is not None}
         also = self._bars.check(list(in_sample.values()), in_sample=True)
@@ -246,11 +241,11 @@ class _RegimeWork:
             timeframe=self._request.timeframe,
             computed_at=self._computed_at,
         )
-        places = place.tolist()
+        distinct_texts = snapshots.to_json()
+        texts = [distinct_texts[at] for at in place.tolist()]
         return _Snapshots(
-            snapshots.to_json(),
-            dict(zip(landing, places, strict=False)),
-            dict(zip(compress(in_sample, also.covered.tolist()), places[len(landing) :], strict=True)),
+            dict(zip(landing, texts, strict=False)),
+            dict(zip(compress(in_sample, also.covered.tolist()), texts[len(landing) :], strict=True)),
         )
 
     def _run_windows(self, text: str) -> RunWindows | SkipReason:

@@ -75,20 +75,15 @@ SELECT run.id::text,
  LIMIT %(rows)s
 
 -- land_regimes --
--- Write snapshots where there still is none. Each distinct snapshot is sent and parsed once; rows
--- point at theirs by position, 0 where there is no in-sample snapshot.
-WITH parsed AS MATERIALIZED (
-    SELECT array_agg(sent.snapshot::jsonb ORDER BY sent.position) AS snapshots
-      FROM unnest(%(snapshots)b::text[]) WITH ORDINALITY AS sent (snapshot, position)
-)
+-- Write snapshots, in sample only where the run gives one, where there still is none.
 UPDATE backtest_runs AS run
-   SET regime_oos = (SELECT parsed.snapshots FROM parsed)[read.out_of_sample],
+   SET regime_oos = read.out_of_sample::jsonb,
        regime_is = CASE WHEN run.regime_is IS NULL OR run.regime_is = 'null'
-                        THEN coalesce((SELECT parsed.snapshots FROM parsed)[read.in_sample], run.regime_is)
+                        THEN coalesce(read.in_sample::jsonb, run.regime_is)
                         ELSE run.regime_is END,
        regime_schema_version = %(schema_version)s
   FROM unnest(%(ids)b::text[]::uuid[], %(versions)b::text[]::xid[],
-              %(out_of_sample)b::int8[], %(in_sample)b::int8[])
+              %(out_of_sample)b::text[], %(in_sample)b::text[])
        AS read (id, version, out_of_sample, in_sample)
  WHERE run.id = read.id
    AND run.workspace_id = %(workspace_id)s

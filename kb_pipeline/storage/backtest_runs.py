@@ -77,11 +77,10 @@ def land_regimes(
     *,
     ids: Sequence[str],
     versions: Sequence[str],
-    snapshots: Sequence[str],
-    out_of_sample: Sequence[int],
-    in_sample: Sequence[int],
+    out_of_sample: Sequence[str],
+    in_sample: Sequence[str | None],
 ) -> set[str]:
-    """Write snapshots (JSON texts; rows point at theirs from 1 on, 0 for none) where there is none yet.
+    """Write snapshots, given as JSON texts, to runs that have none yet; None: no in-sample snapshot.
 
     Returns the ids of the runs that were changed.
     """
@@ -91,7 +90,6 @@ def land_regimes(
             "workspace_id": workspace_id,
             "ids": list(ids),
             "versions": list(versions),
-            "snapshots": list(snapshots),
             "out_of_sample": list(out_of_sample),
             "in_sample": list(in_sample),
             "schema_version": REGIME_SCHEMA_VERSION,

@@ -10,8 +10,9 @@ from uuid import UUID
 import pandas as pd
 import pytest
 
+from kb_pipeline.backfills import regime
 from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
-from kb_pipeline.domain.regime import compute_regime_snapshot
+from kb_pipeline.domain.regime import compute_regime_snapshot, compute_regime_snapshots
 from kb_pipeline.errors import BadArgumentError, CalendarError, OhlcvFileError
 from kb_pipeline.storage import backtest_runs
 from kb_pipeline.storage.ohlcv_files import read_ohlcv_file
@@ -171,18 +172,17 @@ def test_a_bare_date_means_the_exchange_s_day_where_daily_bars_are_stamped_at_it
 def test_runs_that_share_a_window_share_one_computation(
     connection: Connection, workspace: Workspace, backfill: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent: list[int] = []
-    land = backtest_runs.land_regimes
+    computed: list[int] = []
 
-    def counting(*arguments: Any, snapshots: Sequence[str], **columns: Any) -> set[str]:
-        sent.append(len(snapshots))
-        return land(*arguments, snapshots=snapshots, **columns)
+    def counting(bars: Any, starts: Any, ends: Any, **facts: Any) -> Any:
+        computed.append(len(starts))
+        return compute_regime_snapshots(bars, starts, ends, **facts)
 
-    monkeypatch.setattr(backtest_runs, "land_regimes", counting)
+    monkeypatch.setattr(regime, "compute_regime_snapshots", counting)
     twins = [add_run(connection, workspace, dataset_meta=_btc(note=note)) for note in range(3)]
     other = add_run(connection, workspace, dataset_meta=_btc({**SPRING, "oos_end": "2020-05-31"}))
     backfill()
-    assert sent == [2]
+    assert computed == [2]
     first, *rest = [_regime(connection, run_id) for run_id in twins]
     assert rest == [first, first]
     assert _regime(connection, other)["n_bars"] == first["n_bars"] - 30
