@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -86,7 +85,7 @@ class _AttributionWork:
         """Name the regime of each tune's best trial, or why there is none."""
         if not page.ids:
             return Decisions(())
-        _, _, completed, run_ids, _, _, snapshot_types, versions, tags, _, _ = page.columns
+        _, strategy_ids, completed, run_ids, _, _, snapshot_types, versions, tags, scores = page.columns
         regimes = [
             _regime(*row) for row in zip(completed, run_ids, snapshot_types, versions, tags, strict=True)
         ]
@@ -98,50 +97,42 @@ class _AttributionWork:
         ]
         return Decisions(
             outcomes,
-            payload=regimes,
+            payload=(regimes, self._baselines(strategy_ids, scores)),
             describe=lambda row: str(regimes[row]) if outcomes[row] == SkipReason.INVALID_REGIME else "",
         )
 
     def write(self, connection: Connection, page: Page, rows: Sequence[int]) -> set[str]:
-        _, strategy_ids, _, run_ids, params, sharpes, _, _, _, hashes, scores = page.columns
-        regimes = [page.payload[row] for row in rows]
-        columns = {
-            "ids": [page.ids[row] for row in rows],
-            "versions": [page.versions[row] for row in rows],
-            "schema_versions": [regime.schema_version for regime in regimes],
-            "regime_keys": [regime.regime_key for regime in regimes],
-            "fingerprints": [regime.fingerprint for regime in regimes],
-            "trend_tags": [regime.trend_tag for regime in regimes],
-            "vol_tags": [regime.vol_tag for regime in regimes],
-            "efficiency_tags": [regime.efficiency_tag for regime in regimes],
-            "best_scores": [sharpes[row] for row in rows],
-            "params": [params[row] for row in rows],
-            "run_ids": [run_ids[row] for row in rows],
-            "baseline_scores": self._baselines(strategy_ids, hashes, scores, rows),
-        }
-        return backtest_tunes.land_attributions(connection, self._request.workspace_id, columns)
+        _, _, _, run_ids, params, sharpes, *_ = page.columns
+        regimes, baselines = page.payload
+        return backtest_tunes.land_attributions(
+            connection,
+            self._request.workspace_id,
+            regimes=[regimes[row] for row in rows],
+            columns={
+                "ids": [page.ids[row] for row in rows],
+                "versions": [page.versions[row] for row in rows],
+                "best_scores": [sharpes[row] for row in rows],
+                "params": [params[row] for row in rows],
+                "run_ids": [run_ids[row] for row in rows],
+                "baseline_scores": [baselines[row] for row in rows],
+            },
+        )
 
-    def _baselines(
-        self,
-        strategy_ids: Sequence[str],
-        hashes: Sequence[list[int] | None],
-        scores: Sequence[list[float] | None],
-        rows: Sequence[int],
-    ) -> list[float | None]:
-        baselines = np.full(len(rows), np.nan)
-        places_of: dict[str, list[int]] = {}
-        for place, row in enumerate(rows):
-            places_of.setdefault(strategy_ids[row], []).append(place)
-        for strategy_id, places in places_of.items():
-            tried = [hashes[rows[place]] or [] for place in places]
-            trials = np.array([len(of_tune) for of_tune in tried])
-            baselines[places] = self._scores[strategy_id].baselines(
-                np.repeat(np.arange(len(places)), trials),
-                np.fromiter(chain.from_iterable(tried), dtype=np.int64),
-                np.fromiter(
-                    chain.from_iterable(scores[rows[place]] or [] for place in places), dtype=np.float64
-                ),
-                len(places),
+    def _baselines(self, strategy_ids: Sequence[str], scores: Sequence[bytes | None]) -> list[float | None]:
+        """Return the baseline score of each tune of a page, strategy by strategy, None where unknown."""
+        baselines = np.full(len(scores), np.nan)
+        rows_of: dict[str, list[int]] = {}
+        for row, strategy_id in enumerate(strategy_ids):
+            rows_of.setdefault(strategy_id, []).append(row)
+        for strategy_id, rows in rows_of.items():
+            of_tunes = [scores[row] or b"" for row in rows]
+            trials = np.frombuffer(b"".join(of_tunes), dtype=backtest_tunes.SCORED_TRIAL)
+            trials_of = [len(of_tune) // backtest_tunes.SCORED_TRIAL.itemsize for of_tune in of_tunes]
+            baselines[rows] = self._scores[strategy_id].baselines(
+                np.repeat(np.arange(len(rows)), trials_of),
+                trials["params_hash"].astype(np.int64),
+                trials["sharpe"].astype(np.float64),
+                len(rows),
             )
         return [None if np.isnan(baseline) else baseline for baseline in baselines.tolist()]
 

@@ -1,7 +1,8 @@
 -- read_attribution_page --
 -- Completed tunes that wait for attribution, in (created_at, id) order after a position: never
 -- attributed, skipped so far, or completed again. Of each its best trial, that trial's snapshot
--- (the run's own, else the one in metrics_oos), and what every trial scored, for the baseline.
+-- (the run's own, else the one in metrics_oos), and what every trial scored, for the baseline: the
+-- hash of its parameters and its Sharpe ratio, 16 big-endian bytes a trial.
 SELECT tune.id::text,
        tune.created_at::text,
        tune.xmin::text,
@@ -14,15 +15,14 @@ SELECT tune.id::text,
        jsonb_typeof(snapshot.regime),
        (snapshot.regime -> 'schema_version')::text,
        (snapshot.regime -> 'regime_tags')::text,
-       trials.params_hashes,
-       trials.sharpes
+       trials.scores
   FROM backtest_tunes AS tune
  CROSS JOIN LATERAL (
        SELECT count(*) AS completed,
               (array_agg(trial.run_id ORDER BY trial.score DESC NULLS LAST, trial.trial_index, trial.run_id)
                   FILTER (WHERE trial.has_metrics))[1] AS best_run_id,
-              array_agg(trial.params_hash) FILTER (WHERE abs(trial.sharpe) < 1e300) AS params_hashes,
-              array_agg(trial.sharpe) FILTER (WHERE abs(trial.sharpe) < 1e300) AS sharpes
+              string_agg(int8send(trial.params_hash) || float8send(trial.sharpe), '')
+                  FILTER (WHERE abs(trial.sharpe) < 1e300) AS scores
          FROM (SELECT found.*, kb_finite_number(found.sharpe_json) AS sharpe,
                       nullif(nullif(nullif(
                           coalesce(found.objective_score, found.score_oos, kb_finite_number(found.sharpe_json)),
@@ -59,25 +59,22 @@ SELECT tune.id::text,
 -- Write the regime a tune was won in, its best score and its baseline, and remember the completion
 -- they belong to. The version token on the target keeps a tune that completes again for later.
 UPDATE backtest_tunes AS tune
-   SET regime_schema_version = read.schema_version,
+   SET regime_schema_version = (%(schema_versions)b::text[])[read.regime],
        tag_ruleset_id = %(ruleset_id)s,
-       regime_key = read.regime_key,
-       regime_fingerprint = read.fingerprint,
-       trend_tag = read.trend_tag,
-       vol_tag = read.vol_tag,
-       efficiency_tag = read.efficiency_tag,
+       regime_key = (%(regime_keys)b::text[])[read.regime],
+       regime_fingerprint = (%(fingerprints)b::text[])[read.regime],
+       trend_tag = (%(trend_tags)b::text[])[read.regime],
+       vol_tag = (%(vol_tags)b::text[])[read.regime],
+       efficiency_tag = (%(efficiency_tags)b::text[])[read.regime],
        best_oos_score = read.best_score,
        best_oos_params = read.params::jsonb,
        best_oos_run_id = read.run_id,
        baseline_oos_score = read.baseline_score,
        attributed_completed_at = tune.completed_at
-  FROM unnest(%(ids)b::text[]::uuid[], %(versions)b::text[]::xid[],
-              %(schema_versions)b::text[], %(regime_keys)b::text[],
-              %(fingerprints)b::text[], %(trend_tags)b::text[], %(vol_tags)b::text[],
-              %(efficiency_tags)b::text[], %(best_scores)b::float8[], %(params)b::text[],
-              %(run_ids)b::text[]::uuid[], %(baseline_scores)b::float8[])
-       AS read (id, version, schema_version, regime_key, fingerprint, trend_tag, vol_tag,
-                efficiency_tag, best_score, params, run_id, baseline_score)
+  FROM unnest(%(ids)b::text[]::uuid[], %(versions)b::text[]::xid[], %(regimes)b::int8[],
+              %(best_scores)b::float8[], %(params)b::text[], %(run_ids)b::text[]::uuid[],
+              %(baseline_scores)b::float8[])
+       AS read (id, version, regime, best_score, params, run_id, baseline_score)
  WHERE tune.id = read.id
    AND tune.workspace_id = %(workspace_id)s
    AND tune.xmin = read.version

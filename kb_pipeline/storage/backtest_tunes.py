@@ -1,14 +1,23 @@
 """Reading tunes with their trials and writing their attribution. Statements: `sql/backtest_tunes.sql`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
+import numpy as np
+
+from kb_pipeline.domain.attribution import RegimeIdentity
 from kb_pipeline.rules import TAG_RULESET_ID
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.backtest_runs import Rows, since_parameter
 from kb_pipeline.storage.postgres import Connection
+
+SCORED_TRIAL: Final = np.dtype([("params_hash", ">i8"), ("sharpe", ">f8")])
+"""What the page statement packs of each scored trial: arrays of numbers are slow to parse."""
+
+_REGIME_COLUMNS: Final = tuple(field.name for field in fields(RegimeIdentity))
 
 
 def read_attribution_page(
@@ -23,25 +32,38 @@ def read_attribution_page(
 
     Columns: id, created_at, version, completed_at, strategy id, number of completed trials, best run,
     its params (JSON text) and Sharpe, type of its snapshot and JSON text of the snapshot's version and
-    tags, then hashes of the parameters and Sharpe ratios of all scored trials.
+    tags, and the SCORED_TRIAL records of all its trials with a score.
     """
     parameters = {"workspace_id": workspace_id, "since": since_parameter(since), "rows": rows}
-    with connection.cursor(binary=True) as cursor:  # arrays of numbers are costly to parse from text
+    with connection.cursor(binary=True) as cursor:
         return cursor.execute(
             statement("backtest_tunes.read_attribution_page"), {**parameters, **bounds}
         ).fetchall()
 
 
 def land_attributions(
-    connection: Connection, workspace_id: UUID, columns: Mapping[str, Sequence[Any]]
+    connection: Connection,
+    workspace_id: UUID,
+    *,
+    regimes: Sequence[RegimeIdentity],
+    columns: Mapping[str, Sequence[Any]],
 ) -> set[str]:
     """Write attributions where the tune is as it was read; return the ids of the tunes changed.
 
-    `columns` are parallel lists under the names of the statement's arrays.
+    `columns` are lists parallel to `regimes`, under the names of the statement's arrays. A page has
+    few regimes, so each is sent once and the tunes point at theirs.
     """
+    distinct = {regime: position for position, regime in enumerate(dict.fromkeys(regimes), start=1)}
+    names = {f"{name}s": [getattr(regime, name) for regime in distinct] for name in _REGIME_COLUMNS}
     changed = connection.execute(
         statement("backtest_tunes.land_attributions"),
-        {"workspace_id": workspace_id, "ruleset_id": TAG_RULESET_ID, **columns},
+        {
+            "workspace_id": workspace_id,
+            "ruleset_id": TAG_RULESET_ID,
+            "regimes": [distinct[regime] for regime in regimes],
+            **names,
+            **columns,
+        },
     )
     return {str(row[0]) for row in changed}
 

@@ -327,11 +327,11 @@ def meddle(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Any:
         land = backtest_tunes.land_attributions
         waiting = list(statements)
 
-        def land_after_them(*arguments: Any) -> set[str]:
+        def land_after_them(*arguments: Any, **columns: Any) -> set[str]:
             with connect(database_url) as other:
                 while waiting:
                     other.execute(*waiting.pop(0))
-            return land(*arguments)
+            return land(*arguments, **columns)
 
         monkeypatch.setattr(backtest_tunes, "land_attributions", land_after_them)
 
