@@ -6,6 +6,7 @@ Nothing is decided here. Heavy modules are imported inside the commands, so that
 import json
 import math
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -208,6 +209,19 @@ def demo() -> None:
     with _session("demo") as connection, _watch(None, "rows") as watch:
         for line in run_demo(connection, watch):
             click.echo(line)
+
+
+@cli.group()
+def partitions() -> None:
+    """Keep Dagster's partitions in step with the database and the price files."""
+
+
+@partitions.command()
+def sync() -> None:
+    """Register workspaces and symbols as partitions now; the web page's daemon does so every minute."""
+    # a process of its own: the command line does not know Dagster
+    done = subprocess.run([sys.executable, "-m", "kb_pipeline.orchestration.sync"], check=False)  # noqa: S603
+    sys.exit(done.returncode)
 
 
 @cli.group()
