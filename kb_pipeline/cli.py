@@ -220,7 +220,7 @@ def partitions() -> None:
 def sync() -> None:
     """Register workspaces and symbols as partitions now; the web page's daemon does so every minute."""
     # a process of its own: the command line does not know Dagster
-    done = subprocess.run([sys.executable, "-m", "kb_pipeline.orchestration.sync"], check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-m", "kb_pipeline.orchestration.sync"], check=False)
     sys.exit(done.returncode)
 
 
