@@ -56,6 +56,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
+        sys.stdout.write("Bringing up the database, the web page and the daemon ...\n")
+        sys.stdout.flush()
         prepare_environment()
         migrate(database_url())
         with dg.DagsterInstance.get() as instance:

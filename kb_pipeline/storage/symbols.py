@@ -9,7 +9,9 @@ The file maps symbols to their calendars:
 What a calendar means is the work of `domain.calendars`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -41,10 +43,19 @@ def load_symbols(path: Path) -> dict[str, SymbolInfo]:
             its line.
     """
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise BadArgumentError(f"{path}: could not be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise BadArgumentError(f"{path}: found text that is not YAML ({error}), {_FORM}") from None
+    return dict(_parsed(path, text))
+
+
+@lru_cache(maxsize=8)  # a backfill of many symbols asks for the same text once a symbol
+def _parsed(path: Path, text: str) -> Mapping[str, SymbolInfo]:
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
         found = str(error).replace("\n", " ")
         raise BadArgumentError(f"{path}: found text that is not YAML ({found}), {_FORM}") from None
     members = _pairs(path, root)
