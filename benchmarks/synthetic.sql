@@ -100,3 +100,44 @@ INSERT INTO kb_status_history
 SELECT %(workspace_id)s, 'test_variant', changed.id, 'excluded', 'candidate', 'auto', 'backfill',
        'passed_all_gates'
   FROM changed
+
+-- bare_attribution --
+-- What a user would write by hand: the best trial of each tune and its regime in one statement. It
+-- trusts every number and every snapshot, and writes no baseline.
+UPDATE backtest_tunes AS tune
+   SET regime_schema_version = best.regime ->> 'schema_version',
+       tag_ruleset_id = 'default_v1',
+       regime_key = concat_ws('|', best.regime ->> 'schema_version', 'default_v1', coalesce(best.trend, '_'),
+                              coalesce(best.vol, '_'), coalesce(best.efficiency, '_')),
+       regime_fingerprint = encode(sha256(convert_to(
+           concat_ws('|', best.regime ->> 'schema_version', 'default_v1', coalesce(best.trend, '_'),
+                     coalesce(best.vol, '_'), coalesce(best.efficiency, '_')), 'UTF8')), 'hex'),
+       trend_tag = best.trend,
+       vol_tag = best.vol,
+       efficiency_tag = best.efficiency,
+       best_oos_score = best.sharpe,
+       best_oos_params = best.params,
+       best_oos_run_id = best.run_id,
+       attributed_completed_at = tune.completed_at
+  FROM (SELECT ranked.*,
+               CASE WHEN ranked.tags ? 'uptrend' THEN 'uptrend' WHEN ranked.tags ? 'downtrend' THEN 'downtrend'
+                    WHEN ranked.tags ? 'trending' THEN 'trending' WHEN ranked.tags ? 'flat' THEN 'flat' END AS trend,
+               CASE WHEN ranked.tags ? 'high_vol' THEN 'high_vol'
+                    WHEN ranked.tags ? 'low_vol' THEN 'low_vol' END AS vol,
+               CASE WHEN ranked.tags ? 'efficient' THEN 'efficient'
+                    WHEN ranked.tags ? 'noisy' THEN 'noisy' END AS efficiency
+          FROM (SELECT DISTINCT ON (trial.tune_id)
+                       trial.tune_id, trial.run_id, trial.params,
+                       (trial.metrics_oos ->> 'sharpe')::float8 AS sharpe,
+                       trial.metrics_oos -> 'regime' AS regime,
+                       trial.metrics_oos -> 'regime' -> 'regime_tags' AS tags
+                  FROM backtest_tune_runs AS trial
+                 WHERE trial.status = 'completed'
+                 ORDER BY trial.tune_id,
+                          coalesce(trial.objective_score, trial.score_oos,
+                                   (trial.metrics_oos ->> 'sharpe')::float8) DESC NULLS LAST,
+                          trial.trial_index, trial.run_id) AS ranked
+         WHERE jsonb_typeof(ranked.regime) = 'object') AS best
+ WHERE tune.id = best.tune_id
+   AND tune.workspace_id = %(workspace_id)s
+   AND tune.status = 'completed'

@@ -16,6 +16,12 @@ SELECT activity.pid, activity.application_name, activity.backend_start::text
    AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND (held.classid::bigint << 32) | held.objid::bigint = %(key)s
 
+-- allow_long_read --
+-- For the transaction: a statement that reads all the history of a strategy, with more than one
+-- process where the server has them to spare.
+SELECT set_config('statement_timeout', '10min', true),
+       set_config('max_parallel_workers_per_gather', '2', true)
+
 -- now --
 -- The database's clock, the only clock.
 SELECT now()

@@ -52,7 +52,7 @@ def mark_candidates(
             "gate": GateReason.PASSED_ALL_GATES,
         },
     )
-    return {str(row[0]) for row in changed}
+    return {row[0] for row in changed.fetchall()}
 
 
 def read_regime_page(
@@ -95,7 +95,7 @@ def land_regimes(
             "schema_version": REGIME_SCHEMA_VERSION,
         },
     )
-    return {str(row[0]) for row in changed}
+    return {row[0] for row in changed.fetchall()}
 
 
 def distinct_symbols(connection: Connection, workspace_id: UUID) -> set[str]:

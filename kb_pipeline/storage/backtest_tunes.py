@@ -65,7 +65,7 @@ def land_attributions(
             **columns,
         },
     )
-    return {str(row[0]) for row in changed}
+    return {row[0] for row in changed.fetchall()}
 
 
 def parameter_scores(
@@ -73,8 +73,10 @@ def parameter_scores(
 ) -> tuple[Rows, int | None]:
     """Return (hash, total, trials, leads) of a strategy's parameter sets and the hash of its defaults."""
     scope = {"workspace_id": workspace_id, "strategy_id": strategy_id}
-    rows = connection.execute(
-        statement("backtest_tunes.parameter_scores"), scope | {"leaders": leaders}
-    ).fetchall()
+    with connection.transaction():
+        connection.execute(statement("session.allow_long_read"))
+        rows = connection.execute(
+            statement("backtest_tunes.parameter_scores"), scope | {"leaders": leaders}
+        ).fetchall()
     declared = connection.execute(statement("backtest_tunes.declared_defaults"), scope).fetchone()
     return rows, int(str(declared[0])) if declared else None
