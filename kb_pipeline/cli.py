@@ -42,7 +42,10 @@ class _Since(click.ParamType[datetime]):
             )
         if since.tzinfo is None and len(value) > _DATE_LENGTH:
             self.fail(f"{value!r} has no offset. Add Z or one like +02:00.", param, ctx)
-        return since.replace(tzinfo=since.tzinfo or UTC)
+        try:
+            return since.replace(tzinfo=since.tzinfo or UTC).astimezone(UTC)
+        except OverflowError:
+            self.fail(f"{value!r} is beyond the years 1 to 9999 in UTC.", param, ctx)
 
 
 class _Symbol(click.ParamType[str]):
@@ -207,8 +210,12 @@ def demo() -> None:
     from kb_pipeline.backfills.demo import run_demo
 
     with _session("demo") as connection, _watch(None, "rows") as watch:
-        for line in run_demo(connection, watch):
-            click.echo(line)
+        lines = run_demo(connection, watch)
+        while True:
+            try:
+                click.echo(next(lines))
+            except StopIteration as end:
+                sys.exit(end.value)
 
 
 @cli.group()
@@ -344,6 +351,10 @@ def main() -> None:
     except KbPipelineError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # stdout is a closed pipe or a full disk; what was committed stays
+        sys.stderr.write(f"Error: the output could not be written: {error.strerror}\n")
+        sys.stdout = None
+        sys.exit(rules.ExitCode.FAILURE)
 
 
 if __name__ == "__main__":

@@ -84,14 +84,6 @@ class ConservationError(KbPipelineError):
     """The counts of a report do not add up to the rows scanned."""
 
 
-class InterruptedBackfillError(KbPipelineError):
-    """A signal ended the backfill between two batches; what was committed stays."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 class ConflictsRemainError(KbPipelineError):
     """Rows changed under a backfill as often as it tried to write them; running it again goes on."""
 

@@ -233,6 +233,9 @@ BACKFILL_ACTOR: Final = "backfill"
 MAX_TRIALS_PER_TUNE: Final = 200
 """The platform stores no tune with more trials."""
 
+MEAN_SCORE_DECIMALS: Final = 12
+"""Mean scores that agree to this many decimals are equal: sums differ by the order of adding."""
+
 # --- Backfills ---------------------------------------------------------------------------------
 
 
@@ -261,11 +264,8 @@ TRIALS_LIMIT_ROWS: Final = 10_000
 LISTED_ROWS_PER_REASON: Final = 20
 """Ids kept per reason for the listing; the counts are complete."""
 
-MAX_SWEEPS: Final = 3
-"""Times the rows that changed under a backfill are read again before they count as conflicts."""
-
 MAX_TRANSACTION_ATTEMPTS: Final = 5
-"""Tries of one batch after a serialisation failure, a deadlock or a lock timeout."""
+"""Tries of one batch whose rows changed under it or were locked, before they count as conflicts."""
 
 LOCK_TIMEOUT_MS: Final = 2_000
 STATEMENT_TIMEOUT_MS: Final = 30_000

@@ -33,5 +33,5 @@ ALTER TABLE kb_backfill_runs
     ADD COLUMN IF NOT EXISTS updated_at timestamptz NOT NULL DEFAULT now();
 
 COMMENT ON COLUMN kb_backfill_runs.scanned_count IS 'Rows read, whatever became of them.';
-COMMENT ON COLUMN kb_backfill_runs.counts IS 'Rows by outcome; together they are scanned_count.';
+COMMENT ON COLUMN kb_backfill_runs.counts IS 'Rows left alone, by reason.';
 COMMENT ON COLUMN kb_backfill_runs.holder IS 'Host and process that ran it, for whoever finds it running.';

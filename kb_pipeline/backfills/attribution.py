@@ -75,10 +75,9 @@ class _AttributionWork:
         )
         page = Page.of(span, found)
         for strategy_id in sorted(set(page.columns[1]) - set(self._scores) if found else ()):
-            scores, declared = backtest_tunes.parameter_scores(
+            self._scores[strategy_id] = backtest_tunes.parameter_scores(
                 connection, self._request.workspace_id, strategy_id, LEADERS
             )
-            self._scores[strategy_id] = ParameterScores.of(scores, declared)
         return page
 
     def decide(self, page: Page) -> Decisions:
@@ -97,7 +96,7 @@ class _AttributionWork:
         ]
         return Decisions(
             outcomes,
-            payload=(regimes, self._baselines(strategy_ids, scores)),
+            payload=(regimes, self._baselines(page.ids, strategy_ids, scores)),
             describe=lambda row: str(regimes[row]) if outcomes[row] == SkipReason.INVALID_REGIME else "",
         )
 
@@ -118,9 +117,12 @@ class _AttributionWork:
             },
         )
 
-    def _baselines(self, strategy_ids: Sequence[str], scores: Sequence[bytes | None]) -> list[float | None]:
+    def _baselines(
+        self, ids: Sequence[str], strategy_ids: Sequence[str], scores: Sequence[bytes | None]
+    ) -> list[float | None]:
         """Return the baseline score of each tune of a page, strategy by strategy, None where unknown."""
         baselines = np.full(len(scores), np.nan)
+        hashes = backtest_tunes.tune_hashes(ids)
         rows_of: dict[str, list[int]] = {}
         for row, strategy_id in enumerate(strategy_ids):
             rows_of.setdefault(strategy_id, []).append(row)
@@ -129,10 +131,10 @@ class _AttributionWork:
             trials = np.frombuffer(b"".join(of_tunes), dtype=backtest_tunes.SCORED_TRIAL)
             trials_of = [len(of_tune) // backtest_tunes.SCORED_TRIAL.itemsize for of_tune in of_tunes]
             baselines[rows] = self._scores[strategy_id].baselines(
+                hashes[rows],
                 np.repeat(np.arange(len(rows)), trials_of),
                 trials["params_hash"].astype(np.int64),
                 trials["sharpe"].astype(np.float64),
-                len(rows),
             )
         return [None if np.isnan(baseline) else baseline for baseline in baselines.tolist()]
 

@@ -3,7 +3,7 @@
 Everything is done by the same functions the commands call; only the order is this module's own.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from kb_pipeline.backfills.engine import Watch
 from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.backfills.trials import TrialsRequest, ingest_trials
+from kb_pipeline.rules import ExitCode
 from kb_pipeline.storage import backtest_runs, session
 from kb_pipeline.storage.demo import DEMO_WORKSPACE_ID, load_demo
 from kb_pipeline.storage.paths import data_directory
@@ -27,10 +28,11 @@ class _Step:
     run: Callable[[bool], BackfillReport]
 
 
-def run_demo(connection: Connection, watch: Watch) -> Iterator[str]:
+def run_demo(connection: Connection, watch: Watch) -> Generator[str, None, int]:
     """Load the demo workspace, run every backfill dry and for real, and yield what to print.
 
     The tables must be there. Once everything is done, a further call writes nothing and says so.
+    Returns the exit code: that of the first report that is not done, which is also the last one.
     """
     loaded = load_demo(connection, data_directory() / "demo")
     new_rows = ", ".join(f"{rows} {table}" for table, rows in loaded.items() if rows)
@@ -39,17 +41,21 @@ def run_demo(connection: Connection, watch: Watch) -> Iterator[str]:
         session.refresh_statistics(connection)
     written = 0
     for step in _steps(connection, watch):
-        rehearsal = step.run(True)
-        if rehearsal.updated:
-            yield f"\n$ {step.command} --dry-run\n{rehearsal.to_text()}"
+        report = step.run(True)
+        if report.updated or report.exit_code:
+            yield f"\n$ {step.command} --dry-run\n{report.to_text()}"
+        if report.updated and not report.exit_code:
             report = step.run(False)
             written += report.updated
             yield f"\n$ {step.command}\n{report.to_text()}"
+        if report.exit_code:
+            return report.exit_code
     without_symbol = backtest_runs.count_without_symbol(connection, DEMO_WORKSPACE_ID)
     nothing = "Nothing to do: the demo workspace is loaded and every backfill is complete."
     yield "\n" + ("Done. --list names the rows under each reason." if written else nothing)
     yield f"{without_symbol} runs name neither symbol nor dates: no price file can give them a regime."
     yield _NEXT_STEPS.format(workspace_id=DEMO_WORKSPACE_ID)
+    return ExitCode.DONE
 
 
 _NEXT_STEPS = """

@@ -11,7 +11,7 @@ from kb_pipeline.domain.regime import RegimeSnapshot
 from kb_pipeline.domain.regime_key import compute_regime_key
 from kb_pipeline.domain.tags import explain_tags
 from kb_pipeline.errors import BadArgumentError, KbPipelineError
-from kb_pipeline.rules import BACKFILL_RUN_KIND, COMPLETED_RUN_STATUSES, GateReason
+from kb_pipeline.rules import BACKFILL_RUN_KIND, COMPLETED_RUN_STATUSES, GateReason, KbStatus
 from kb_pipeline.storage import backtest_runs
 from kb_pipeline.storage.postgres import Connection
 
@@ -82,6 +82,8 @@ def _decision(run: dict[str, Any], outcome: str | None, detail: str) -> str:
         )
     if run["status"] not in COMPLETED_RUN_STATUSES:
         return f"not looked at: the run is {run['status']}"
+    if run["kb_status"] not in (None, KbStatus.EXCLUDED):
+        return f"not looked at: the run is {run['kb_status']} already"
     return f"{outcome} ({detail})" if detail else (outcome or GateReason.PASSED_ALL_GATES)
 
 
@@ -92,7 +94,7 @@ def _regime(text: str | None) -> dict[str, Any]:
     try:
         snapshot = RegimeSnapshot.from_dict(json.loads(text))
         key = compute_regime_key(snapshot)
-    except (KbPipelineError, ValueError) as error:
+    except (KbPipelineError, ValueError, RecursionError) as error:
         return {"snapshot": f"cannot be read: {error}"}
     evidence = {
         f"{rule['tag']} by {rule['metric']}": f"{rule['value']:.6g} {rule['op']} {rule['threshold']:g}"

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kb_pipeline.backfills.engine import Decisions, Pace, Page, Span, Watch, run_backfill
-from kb_pipeline.backfills.report import BackfillReport, OhlcvSource
-from kb_pipeline.domain.calendars import ALWAYS_OPEN, CoverageIndex, market
+from kb_pipeline.backfills.report import BackfillReport, OhlcvSource, Tally
+from kb_pipeline.domain.calendars import CoverageIndex, market
 from kb_pipeline.domain.ohlcv import bar_times_ns
 from kb_pipeline.domain.regime import compute_regime_snapshots
 from kb_pipeline.domain.windowed_bars import NS_PER_DAY, CheckedWindows, WindowedBars
@@ -97,17 +97,18 @@ def backfill_regime(
     )
     symbol, market_info = _symbol_of(request, file), _market_of(request, file)
     if market_info is None:
+        session.require_workspace(connection, request.workspace_id)
         _refuse_unknown_market(connection, request, symbol)
-        market_info = SymbolInfo(symbol, ALWAYS_OPEN, "UTC")  # no run will be held against it
-    work = _RegimeWork(request, file, symbol, market_info, computed_at=session.now(connection))
-    tally = run_backfill(
-        connection,
-        request.workspace_id,
-        work,
-        Pace(request.limit, request.batch_size, request.from_start),
-        dry_run=dry_run,
-        watch=watch or Watch(),
-    )
+        tally = Tally()
+    else:
+        tally = run_backfill(
+            connection,
+            request.workspace_id,
+            _RegimeWork(request, file, symbol, market_info, computed_at=session.now(connection)),
+            Pace(request.limit, request.batch_size, request.from_start),
+            dry_run=dry_run,
+            watch=watch or Watch(),
+        )
     tally.notices.update(file.notices)
     return BackfillReport.of(
         tally,
@@ -116,7 +117,7 @@ def backfill_regime(
         dry_run=dry_run,
         since=request.since,
         limit=request.limit,
-        ohlcv=work.source,
+        ohlcv=_source(request, file, symbol),
     )
 
 
@@ -154,18 +155,6 @@ class _RegimeWork:
         self._day_zone = _day_zone(request.timeframe, times_ns, info.timezone)
         self._windows: dict[str, RunWindows | SkipReason] = {}
         self._only_symbol_named: bool | None = None
-
-    @property
-    def source(self) -> OhlcvSource:
-        days = self._file.frame.index
-        return OhlcvSource(
-            path=str(self._request.ohlcv_file),
-            symbol=self._symbol,
-            timeframe=self._request.timeframe,
-            rows=len(days),
-            first_day=f"{days[0]:%Y-%m-%d}",
-            last_day=f"{days[-1]:%Y-%m-%d}",
-        )
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -272,6 +261,18 @@ def _read_windows(text: str, day_zone: ZoneInfo | None) -> RunWindows | SkipReas
     meta = dict(zip(_META_FIELDS, fields, strict=False))
     params = dict(zip(_PARAMS_FIELDS, fields[len(_META_FIELDS) :], strict=True))
     return run_windows(meta, params, day_zone=day_zone)
+
+
+def _source(request: RegimeRequest, file: OhlcvFile, symbol: str) -> OhlcvSource:
+    days = file.frame.index
+    return OhlcvSource(
+        path=str(request.ohlcv_file),
+        symbol=symbol,
+        timeframe=request.timeframe,
+        rows=len(days),
+        first_day=f"{days[0]:%Y-%m-%d}",
+        last_day=f"{days[-1]:%Y-%m-%d}",
+    )
 
 
 def _symbol_of(request: RegimeRequest, file: OhlcvFile) -> str:

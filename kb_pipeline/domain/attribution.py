@@ -18,7 +18,12 @@ from kb_pipeline.domain.regime_key import (
     regime_key_from_tags,
     regime_tags_of,
 )
-from kb_pipeline.rules import EXCLUSIVE_TAG_PAIRS, MAX_TRIALS_PER_TUNE, READABLE_REGIME_SCHEMA_VERSIONS
+from kb_pipeline.rules import (
+    EXCLUSIVE_TAG_PAIRS,
+    MAX_TRIALS_PER_TUNE,
+    MEAN_SCORE_DECIMALS,
+    READABLE_REGIME_SCHEMA_VERSIONS,
+)
 
 Floats = npt.NDArray[np.float64]
 Hashes = npt.NDArray[np.int64]
@@ -47,10 +52,9 @@ def regime_identity(schema_version_json: str | None, tags_json: str | None) -> R
     A text that is not a regime is answered with a few words about what is wrong with it: an unknown
     schema version, tags that are not a list of strings, or tags that contradict each other.
     """
-    version = json.loads(schema_version_json) if schema_version_json else None
+    version, tags = _parsed(schema_version_json), _parsed(tags_json)
     if not isinstance(version, str) or version not in READABLE_REGIME_SCHEMA_VERSIONS:
-        return f"schema_version is {schema_version_json or 'absent'}"
-    tags = json.loads(tags_json) if tags_json else None
+        return f"schema_version is {(schema_version_json or 'absent')[:80]}"
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         return f"regime_tags is {(tags_json or 'absent')[:80]}, not a list of tags"
     contradiction = next((pair for pair in EXCLUSIVE_TAG_PAIRS if set(pair) <= set(tags)), None)
@@ -60,33 +64,44 @@ def regime_identity(schema_version_json: str | None, tags_json: str | None) -> R
     return RegimeIdentity(version, key, compute_regime_fingerprint(key), *regime_tags_of(tags))
 
 
+def _parsed(text: str | None) -> object:
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError):  # a number of too many digits, or nesting without end
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class ParameterScores:
     """Out-of-sample scores of a strategy's parameter sets over all its completed tunes.
 
-    Arrays of shape (sets,), ordered by hash: 64-bit hash of the parameters, sum of their scores,
-    number of trials. `leaders` are positions of the best sets by mean score, best first.
+    Arrays of shape (sets,), ordered by hash: 64-bit hash of the parameters, sum over the tunes of
+    the set's mean score in each, number of tunes. `leaders` are positions of the best sets by mean,
+    best first. `counted` are the hashes of the tunes these sums hold, ascending.
     """
 
     hashes: Hashes
     totals: Floats
-    trials: npt.NDArray[np.int64]
-    leaders: npt.NDArray[np.int64]
+    tunes: Integers
+    leaders: Integers
+    counted: Hashes
     declared_default: int | None = None
 
     @classmethod
     def of(
-        cls, rows: Sequence[tuple[int, float, int, bool]], declared_default: int | None
+        cls, rows: Sequence[tuple[int, float, int, bool]], counted: Hashes, declared_default: int | None
     ) -> "ParameterScores":
-        """Build from (hash, total, trials, leads) rows in hash order."""
-        hashes, totals, trials, leads = zip(*rows, strict=True) if rows else ((), (), (), ())
-        total, count = np.array(totals, dtype=np.float64), np.array(trials, dtype=np.int64)
+        """Build from (hash, total, tunes, leads) rows in hash order."""
+        hashes, totals, tunes, leads = zip(*rows, strict=True) if rows else ((), (), (), ())
+        total, count = np.array(totals, dtype=np.float64), np.array(tunes, dtype=np.int64)
         leading = np.flatnonzero(np.array(leads, dtype=bool))
-        by_mean = leading[np.argsort(-(total[leading] / count[leading]), kind="stable")]
-        return cls(np.array(hashes, dtype=np.int64), total, count, by_mean, declared_default)
+        by_mean = leading[np.argsort(-_mean(total[leading], count[leading]), kind="stable")]
+        return cls(
+            np.array(hashes, dtype=np.int64), total, count, by_mean, np.sort(counted), declared_default
+        )
 
-    def baselines(self, tunes: Integers, tried: Hashes, scores: Floats, count: int) -> Floats:
-        """Return what each of `count` tunes scored with the baseline parameters, NaN where unknown.
+    def baselines(self, tune_hashes: Hashes, trial_tunes: Integers, tried: Hashes, scores: Floats) -> Floats:
+        """Return what each tune scored with the baseline parameters, NaN where unknown.
 
         The baseline parameters are the strategy's declared defaults where a trial of the tune used
         them, else the set with the best mean score over the *other* tunes: the tune's own trials
@@ -95,13 +110,16 @@ class ParameterScores:
         then the lower hash.
 
         Args:
-            tunes: Number of the tune (0 to count - 1) of each scored trial, shape (trials,).
+            tune_hashes: Hash of each tune's id, shape (tunes,). One that completed after the sums
+                were made is not in them, and nothing of it is taken out.
+            trial_tunes: Position of the tune of each completed trial, shape (trials,).
             tried: Hash of the trial's parameters, same shape.
-            scores: Its out-of-sample score, finite, same shape.
-            count: How many tunes there are.
+            scores: Its out-of-sample score, NaN where it has none, same shape.
         """
-        own = _own_scores(tunes, tried, scores)
-        means = self._means_over_others(own)
+        count = len(tune_hashes)
+        scored = ~np.isnan(scores)
+        own = _own_scores(trial_tunes[scored], tried[scored], scores[scored])
+        means = self._means_over_others(own, np.isin(tune_hashes, self.counted))
         by_preference = np.lexsort((own.hashes, -means, own.tunes))
         best_tunes, first = np.unique(own.tunes[by_preference], return_index=True)
         best_row = np.full(count, -1)
@@ -111,25 +129,27 @@ class ParameterScores:
         known = (best_mean > -np.inf) & (self._best_untried_means(own, best_mean) <= best_mean)
         baselines = np.full(count, np.nan)
         baselines[known] = own.means[best_row[known]]
+        baselines[trial_tunes[tried == self.declared_default]] = np.nan
         default = np.flatnonzero(own.hashes == self.declared_default)
         baselines[own.tunes[default]] = own.means[default]
         return baselines
 
-    def _means_over_others(self, own: "_OwnScores") -> Floats:
+    def _means_over_others(self, own: "_OwnScores", is_counted: npt.NDArray[np.bool_]) -> Floats:
         """Return the mean of each tried set over the other tunes, -inf where no other tune tried it."""
         if not len(self.hashes):
             return np.full(len(own.hashes), -np.inf)
         place = np.minimum(np.searchsorted(self.hashes, own.hashes), len(self.hashes) - 1)
-        others = np.where(self.hashes[place] == own.hashes, self.trials[place] - own.trials, 0)
-        rest = self.totals[place] - own.totals
-        return np.where(others > 0, rest / np.maximum(others, 1), -np.inf)
+        itself = is_counted[own.tunes]
+        others = np.where(self.hashes[place] == own.hashes, self.tunes[place] - itself, 0)
+        rest = self.totals[place] - np.where(itself, own.means, 0)
+        return np.where(others > 0, _mean(rest, np.maximum(others, 1)), -np.inf)
 
     def _best_untried_means(self, own: "_OwnScores", enough: Floats) -> Floats:
         """Return the mean of the best set each tune did not try, no further down than `enough`."""
         best = np.full(len(enough), -np.inf)
         open_ = np.ones(len(enough), dtype=bool)
         for leader in self.leaders:
-            mean = self.totals[leader] / self.trials[leader]
+            mean = _mean(self.totals[leader], self.tunes[leader])
             open_ &= mean > enough
             if not open_.any():
                 break
@@ -140,25 +160,25 @@ class ParameterScores:
         return best
 
 
+def _mean(totals: Floats, counts: Integers) -> Floats:
+    """Return means, rounded so that what differs by the order of adding alone is a tie."""
+    return np.round(totals / counts, MEAN_SCORE_DECIMALS)
+
+
 class _OwnScores(NamedTuple):
-    """The distinct parameter sets of each tune: tune, hash, sum of scores, number of trials."""
+    """The distinct parameter sets of each tune: tune, hash, mean score of its trials."""
 
     tunes: Integers
     hashes: Hashes
-    totals: Floats
-    trials: Integers
-
-    @property
-    def means(self) -> Floats:
-        return self.totals / self.trials
+    means: Floats
 
 
 def _own_scores(tunes: Integers, tried: Hashes, scores: Floats) -> _OwnScores:
-    """Sum the trials of each tune by parameter set; a random search may try one set twice."""
+    """Average the trials of each tune by parameter set; a random search may try one set twice."""
     order = np.lexsort((tried, tunes))
     tunes, tried, scores = tunes[order], tried[order], scores[order]
     if not len(tunes):
-        return _OwnScores(tunes, tried, scores, tunes)
+        return _OwnScores(tunes, tried, scores)
     begins = np.flatnonzero(np.r_[True, (np.diff(tunes) != 0) | (np.diff(tried) != 0)])
     trials = np.diff(np.r_[begins, len(tunes)])
-    return _OwnScores(tunes[begins], tried[begins], np.add.reduceat(scores, begins), trials)
+    return _OwnScores(tunes[begins], tried[begins], np.add.reduceat(scores, begins) / trials)

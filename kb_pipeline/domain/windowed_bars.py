@@ -70,6 +70,8 @@ class WindowedBars:
         ends = np.searchsorted(self._times_ns, ends_ns, side="right")
         ratios = np.array([np.nan if w.oos_ratio is None else w.oos_ratio for w in windows], dtype=np.float64)
         split = ~np.isnan(ratios) & (ends > begins)
+        # Where bars of the range are missing, the split would fall on another day than the run's own.
+        range_covered = self._suffices(*self._coverage.window_counts(starts_ns, ends_ns))
         cut = begins + np.floor((1 - np.where(split, ratios, 0)) * (ends - begins)).astype(np.int64)
         if in_sample:
             ends = np.where(split, cut, ends)
@@ -78,12 +80,15 @@ class WindowedBars:
             begins = np.where(split, cut, begins)
             starts_ns = np.where(split, self._time_at(cut), starts_ns)
         present, expected = self._coverage.window_counts(starts_ns, ends_ns)
-        # Divided, not multiplied: 0.55 * 100 is 55.00000000000001, and 55 of 100 bars are 55 %.
-        covered = (present / np.maximum(expected, 1) >= self._min_coverage) & (expected > 0)
+        covered = self._suffices(present, expected) & (range_covered | ~split)
         covered &= ends - begins >= MIN_WINDOW_BARS
         return CheckedWindows(
             begins, ends, starts_ns, ends_ns, present, expected, covered, self._min_coverage
         )
+
+    def _suffices(self, present: Integers, expected: Integers) -> npt.NDArray[np.bool_]:
+        # Divided, not multiplied: 0.55 * 100 is 55.00000000000001, and 55 of 100 bars are 55 %.
+        return (present / np.maximum(expected, 1) >= self._min_coverage) & (expected > 0)
 
     def _time_at(self, positions: Integers) -> Integers:
         return self._times_ns[np.clip(positions, 0, len(self._times_ns) - 1)]

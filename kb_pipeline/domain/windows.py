@@ -4,7 +4,7 @@ Takes the JSON fragments of one run, answers with bounds in time or a share of a
 lie inside the bounds, and whether they suffice, is decided by the regime backfill.
 """
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -112,8 +112,8 @@ def _oos_ratio(meta: Mapping[str, Any], params: Mapping[str, Any]) -> float | No
         ratio = params.get("oos_ratio")
     if ratio is None:
         return None
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not math.isfinite(ratio):
-        raise _UnreadableWindowError
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not abs(ratio) <= sys.float_info.max:
+        raise _UnreadableWindowError  # an integer may be beyond the floats, where isfinite() raises
     return float(ratio) if 0 < ratio <= MAX_OOS_RATIO else None
 
 
@@ -133,7 +133,7 @@ def _instant_ns(value: object, zone: ZoneInfo, *, end_of_day: bool) -> int:
         raise _UnreadableWindowError
     text = value.strip()
     try:
-        if len(text) == _DATE_LENGTH:
+        if len(text) <= _DATE_LENGTH:  # also 20250131 and 2025-W05-5: a day, not its first instant
             return _day_bound_ns(date.fromisoformat(text), zone, end_of_day=end_of_day)
         instant = datetime.fromisoformat(text)
     except (ValueError, OverflowError) as error:

@@ -92,12 +92,10 @@ UPDATE backtest_runs AS run
 RETURNING run.id::text
 
 -- distinct_symbols --
--- The symbols that the test variants of a workspace name, at most two of them.
+-- The symbols that the runs of a workspace name, of whatever kind and status, at most two of them.
 SELECT DISTINCT upper(run.dataset_meta ->> 'symbol')
   FROM backtest_runs AS run
  WHERE run.workspace_id = %(workspace_id)s
-   AND run.run_kind = 'test_variant'
-   AND run.status IN ('completed', 'success')
    AND run.dataset_meta ->> 'symbol' IS NOT NULL
  LIMIT 2
 

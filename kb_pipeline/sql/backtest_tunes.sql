@@ -2,7 +2,7 @@
 -- Completed tunes that wait for attribution, in (created_at, id) order after a position: never
 -- attributed, skipped so far, or completed again. Of each its best trial, that trial's snapshot
 -- (the run's own, else the one in metrics_oos), and what every trial scored, for the baseline: the
--- hash of its parameters and its Sharpe ratio, 16 big-endian bytes a trial.
+-- hash of its parameters and its Sharpe ratio, NaN for none, 16 big-endian bytes a trial.
 SELECT tune.id::text,
        tune.created_at::text,
        tune.xmin::text,
@@ -21,8 +21,9 @@ SELECT tune.id::text,
        SELECT count(*) AS completed,
               (array_agg(trial.run_id ORDER BY trial.score DESC NULLS LAST, trial.trial_index, trial.run_id)
                   FILTER (WHERE trial.has_metrics))[1] AS best_run_id,
-              string_agg(int8send(trial.params_hash) || float8send(trial.sharpe), '')
-                  FILTER (WHERE abs(trial.sharpe) < 1e300) AS scores
+              string_agg(int8send(trial.params_hash)
+                         || float8send(CASE WHEN abs(trial.sharpe) < 1e300 THEN trial.sharpe ELSE 'NaN' END),
+                         '') AS scores
          FROM (SELECT found.*, kb_finite_number(found.sharpe_json) AS sharpe,
                       nullif(nullif(nullif(
                           coalesce(found.objective_score, found.score_oos, kb_finite_number(found.sharpe_json)),
@@ -100,11 +101,12 @@ SELECT jsonb_hash_extended(declared.params, 0)
  WHERE declared.params IS NOT NULL
 
 -- parameter_scores --
--- Sum and number of the out-of-sample Sharpe ratios of each parameter set over all completed tunes
--- of a strategy: every set tried more than once, and the best sets by mean, however often tried.
--- A ratio of 1e300 or more is no score: two of them have no sum among the floats, which is an error.
+-- Of each parameter set of a strategy the sum, over its completed tunes, of the mean out-of-sample
+-- Sharpe ratio in each, and the number of those tunes: every set that more than one tune tried, and
+-- the best sets by mean, however often tried.
 WITH scores AS (
-    SELECT jsonb_hash_extended(trial.params, 0) AS params_hash,
+    SELECT tune.id AS tune_id,
+           jsonb_hash_extended(trial.params, 0) AS params_hash,
            trial.metrics_oos -> 'sharpe' AS sharpe_json
       FROM backtest_tunes AS tune
       JOIN backtest_tune_runs AS trial
@@ -115,17 +117,29 @@ WITH scores AS (
        AND tune.status = 'completed'
     OFFSET 0
 ), finite AS (
-    SELECT params_hash, kb_finite_number(sharpe_json) AS sharpe
+    SELECT tune_id, params_hash, kb_finite_number(sharpe_json) AS sharpe
       FROM scores
     OFFSET 0
-), sets AS (
-    SELECT params_hash, sum(sharpe) AS total, count(*) AS trials,
-           row_number() OVER (ORDER BY sum(sharpe) / count(*) DESC, params_hash) AS place
+), in_tunes AS (
+    SELECT params_hash, avg(sharpe) AS sharpe
       FROM finite
      WHERE abs(sharpe) < 1e300
+     GROUP BY tune_id, params_hash
+), sets AS (
+    SELECT params_hash, sum(sharpe) AS total, count(*) AS tunes,
+           row_number() OVER (ORDER BY sum(sharpe) / count(*) DESC, params_hash) AS place
+      FROM in_tunes
      GROUP BY params_hash
 )
-SELECT params_hash, total, trials, place <= %(leaders)s AS leads
+SELECT params_hash, total, tunes, place <= %(leaders)s AS leads
   FROM sets
- WHERE trials > 1 OR place <= %(leaders)s
+ WHERE tunes > 1 OR place <= %(leaders)s
  ORDER BY params_hash
+
+-- counted_tunes --
+-- The completed tunes of a strategy, as the first 8 bytes of each id.
+SELECT string_agg(substr(uuid_send(tune.id), 1, 8), '')
+  FROM backtest_tunes AS tune
+ WHERE tune.workspace_id = %(workspace_id)s
+   AND tune.strategy_entity_id = %(strategy_id)s::uuid
+   AND tune.status = 'completed'

@@ -16,6 +16,10 @@ SELECT activity.pid, activity.application_name, activity.backend_start::text
    AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND (held.classid::bigint << 32) | held.objid::bigint = %(key)s
 
+-- one_snapshot --
+-- All statements of the transaction see the same moment.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ
+
 -- allow_long_read --
 -- For the transaction: a statement that reads all the history of a strategy, with more than one
 -- process where the server has them to spare.

@@ -7,8 +7,9 @@ from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
 
-from kb_pipeline.domain.attribution import RegimeIdentity
+from kb_pipeline.domain.attribution import ParameterScores, RegimeIdentity
 from kb_pipeline.rules import TAG_RULESET_ID
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.backtest_runs import Rows, since_parameter
@@ -32,7 +33,7 @@ def read_attribution_page(
 
     Columns: id, created_at, version, completed_at, strategy id, number of completed trials, best run,
     its params (JSON text) and Sharpe, type of its snapshot and JSON text of the snapshot's version and
-    tags, and the SCORED_TRIAL records of all its trials with a score.
+    tags, and the SCORED_TRIAL records of all its completed trials.
     """
     parameters = {"workspace_id": workspace_id, "since": since_parameter(since), "rows": rows}
     with connection.cursor(binary=True) as cursor:
@@ -68,15 +69,32 @@ def land_attributions(
     return {row[0] for row in changed.fetchall()}
 
 
+def tune_hashes(ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return the first 8 bytes of each id as a number, shape (tunes,)."""
+    joined = b"".join(bytes.fromhex(tune_id.replace("-", ""))[:8] for tune_id in ids)
+    return np.frombuffer(joined, dtype=">i8").astype(np.int64)
+
+
 def parameter_scores(
     connection: Connection, workspace_id: UUID, strategy_id: str, leaders: int
-) -> tuple[Rows, int | None]:
-    """Return (hash, total, trials, leads) of a strategy's parameter sets and the hash of its defaults."""
+) -> ParameterScores:
+    """Return the scores of a strategy's parameter sets, its completed tunes and declared defaults.
+
+    All of one moment, so that a tune is either in the sums and among the counted, or in neither.
+    """
     scope = {"workspace_id": workspace_id, "strategy_id": strategy_id}
     with connection.transaction():
+        connection.execute(statement("session.one_snapshot"))
         connection.execute(statement("session.allow_long_read"))
         rows = connection.execute(
             statement("backtest_tunes.parameter_scores"), scope | {"leaders": leaders}
         ).fetchall()
-    declared = connection.execute(statement("backtest_tunes.declared_defaults"), scope).fetchone()
-    return rows, int(str(declared[0])) if declared else None
+        (counted,) = connection.execute(
+            statement("backtest_tunes.counted_tunes"), scope, binary=True
+        ).fetchone() or (None,)
+        declared = connection.execute(statement("backtest_tunes.declared_defaults"), scope).fetchone()
+    return ParameterScores.of(
+        rows,
+        np.frombuffer(counted or b"", dtype=">i8").astype(np.int64),
+        int(declared[0]) if declared else None,
+    )

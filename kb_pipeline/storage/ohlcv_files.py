@@ -150,9 +150,9 @@ def _symbol(path: Path, given: str | None, in_column: str | None) -> str | None:
 
 
 def _symbol_in_name(path: Path) -> str | None:
-    """Return AAPL for AAPL_1d.csv.gz and AAPL.csv, None for a name that is no ticker."""
-    stem = Path(path.name.removesuffix(".gz")).stem.upper()
+    """Return AAPL for AAPL_1d.csv.gz, aapl_1d.csv and AAPL.csv, None for a name such as export.csv."""
+    stem = Path(path.name.removesuffix(".gz")).stem
     ticker, _, rest = stem.partition("_")
     if rest.lower() in rules.TIMEFRAMES_SECONDS:
-        stem = ticker
+        stem = ticker.upper()
     return stem if _TICKER.fullmatch(stem) else None

@@ -267,7 +267,8 @@ def _configure(connection: Connection, *, timeouts: bool) -> None:
     # 0 is "none", said aloud because a role or a database may have limits of its own.
     settings = {name: f"{limit if timeouts else 0}ms" for name, limit in limits.items()}
     settings["client_connection_check_interval"] = f"{rules.CLIENT_CONNECTION_CHECK_MS}ms"
-    settings["TimeZone"] = "UTC"
+    # Text forms must be the same whatever the server, the database or the role prefers.
+    settings |= {"TimeZone": "UTC", "DateStyle": "ISO, YMD", "extra_float_digits": "1"}
     set_session(connection, settings)
 
 

@@ -10,53 +10,65 @@ from hypothesis import strategies as st
 
 from kb_pipeline.domain.attribution import LEADERS, ParameterScores, RegimeIdentity, regime_identity
 
-Tunes = list[list[tuple[int, float]]]
-"""Of each tune its trials: hash of the parameters and score."""
+Tunes = list[list[tuple[int, float | None]]]
+"""Of each tune its trials: hash of the parameters and score, None for none."""
 
 
-def _parameter_scores(tunes: Tunes, declared: int | None = None, leaders: int = LEADERS) -> ParameterScores:
-    """Aggregate as the statement does: sets tried more than once, and the leaders by mean."""
+def _means(trials: list[tuple[int, float | None]]) -> dict[int, float]:
+    """Return the mean score of each parameter set of a tune."""
+    scores: dict[int, list[float]] = defaultdict(list)
+    for params, score in trials:
+        if score is not None:
+            scores[params].append(score)
+    return {params: sum(found) / len(found) for params, found in scores.items()}
+
+
+def _parameter_scores(
+    tunes: Tunes, declared: int | None = None, leaders: int = LEADERS, later: frozenset[int] = frozenset()
+) -> ParameterScores:
+    """Aggregate as the statement does: sets more than one tune tried, and the leaders by mean."""
     totals: dict[int, list[float]] = defaultdict(list)
-    for trials in tunes:
-        for params, score in trials:
-            totals[params].append(score)
+    counted = [number for number in range(len(tunes)) if number not in later]
+    for number in counted:
+        for params, mean in _means(tunes[number]).items():
+            totals[params].append(mean)
     ranked = sorted(totals, key=lambda params: (-sum(totals[params]) / len(totals[params]), params))
     leading = set(ranked[:leaders])
     rows = [
-        (params, math.fsum(scores), len(scores), params in leading)
+        (params, sum(scores), len(scores), params in leading)
         for params, scores in sorted(totals.items())
         if len(scores) > 1 or params in leading
     ]
-    return ParameterScores.of(rows, declared)
+    return ParameterScores.of(rows, np.array(counted, dtype=np.int64), declared)
 
 
-def _baselines(tunes: Tunes, declared: int | None = None) -> list[float | None]:
+def _baselines(
+    tunes: Tunes, declared: int | None = None, later: frozenset[int] = frozenset()
+) -> list[float | None]:
     numbers = [number for number, trials in enumerate(tunes) for _ in trials]
     trials = [trial for of_tune in tunes for trial in of_tune]
-    found = _parameter_scores(tunes, declared).baselines(
+    found = _parameter_scores(tunes, declared, later=later).baselines(
+        np.arange(len(tunes)),
         np.array(numbers, dtype=np.int64),
         np.array([params for params, _ in trials], dtype=np.int64),
-        np.array([score for _, score in trials], dtype=np.float64),
-        len(tunes),
+        np.array([math.nan if score is None else score for _, score in trials], dtype=np.float64),
     )
     return [None if math.isnan(value) else value for value in found.tolist()]
 
 
 def _slow_baseline(tunes: Tunes, number: int, declared: int | None) -> float | None:
-    own: dict[int, list[float]] = defaultdict(list)
-    for params, score in tunes[number]:
-        own[params].append(score)
-    if declared in own:
-        return sum(own[declared]) / len(own[declared])
+    own = _means(tunes[number])
+    if declared is not None and declared in {params for params, _ in tunes[number]}:
+        return own.get(declared)
     others: dict[int, list[float]] = defaultdict(list)
     for other, trials in enumerate(tunes):
-        for params, score in trials if other != number else ():
-            others[params].append(score)
+        for params, mean in _means(trials).items() if other != number else ():
+            others[params].append(mean)
     if not others:
         return None
-    means = {params: sum(scores) / len(scores) for params, scores in others.items()}
+    means = {params: round(sum(scores) / len(scores), 12) for params, scores in others.items()}
     best = min(means, key=lambda params: (-means[params], params not in own, params))
-    return sum(own[best]) / len(own[best]) if best in own else None
+    return own.get(best)
 
 
 def test_the_baseline_is_the_set_that_did_best_in_the_other_tunes() -> None:
@@ -81,12 +93,34 @@ def test_declared_defaults_are_the_baseline_where_they_were_tried() -> None:
     assert _baselines(tunes, declared=7) == [-2.0, 5.0]
 
 
+def test_a_default_that_was_tried_and_has_no_score_leaves_the_baseline_unknown() -> None:
+    assert _baselines([[(7, None), (1, 0.5)], [(1, 2.0)]], declared=7)[0] is None
+
+
+def test_a_set_tried_often_in_one_tune_counts_once_there() -> None:
+    # set 1 has mean (1 + 5) / 2 = 3 over two tunes, set 2 has 2 in one; pooled trials would tie at 2
+    others: Tunes = [[(1, 1.0), (1, 1.0), (1, 1.0), (2, 2.0)], [(1, 5.0)]]
+    assert _baselines([[(1, 10.0), (2, 20.0)], *others])[0] == 10.0
+
+
+def test_of_a_tune_that_completed_after_the_sums_were_made_nothing_is_taken_out() -> None:
+    tunes: Tunes = [[(1, 1.0), (2, 0.9)], [(1, 1.0), (2, 0.9)], [(1, 5.0), (2, -5.0)]]
+    assert _baselines(tunes, later=frozenset({2}))[2] == 5.0
+
+
+def test_means_that_differ_by_the_order_of_adding_are_a_tie() -> None:
+    # 0.1 + 0.2 + 0.3 is 0.6000000000000001, 0.3 + 0.2 + 0.1 is 0.6: set 1 wins by its hash
+    tunes: Tunes = [[(1, 7.0), (2, 8.0)], [(1, 0.3), (2, 0.1)], [(1, 0.2), (2, 0.2)], [(1, 0.1), (2, 0.3)]]
+    assert _baselines(tunes)[0] == 7.0
+
+
 def test_tunes_without_scored_trials_have_no_baseline() -> None:
     assert _baselines([[], [(1, 1.0)], []]) == [None, None, None]
 
 
 # scores on a grid of eighths: their sums are exact, so that ties are ties in both computations
-trial = st.tuples(st.integers(-3, 6), st.integers(-40, 40).map(lambda eighths: eighths / 8))
+score = st.one_of(st.none(), st.integers(-40, 40).map(lambda eighths: eighths / 8))
+trial = st.tuples(st.integers(-3, 6), score)
 
 
 @given(

@@ -18,7 +18,7 @@ def test_a_constant_has_the_value_the_page_gives(name: str, value: str) -> None:
 
 
 def test_the_page_gives_the_constants() -> None:
-    assert len(CONSTANTS) == 16
+    assert len(CONSTANTS) == 18
 
 
 @pytest.mark.parametrize("reason", [*GateReason, *SkipReason])

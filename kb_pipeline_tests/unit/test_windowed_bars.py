@@ -64,11 +64,17 @@ def test_a_share_is_cut_at_the_floor_of_the_rest(bars: int, ratio: float, cut: i
     assert (out_of_sample.expected[0], in_sample.expected[0]) == (bars - cut, cut)
 
 
-def test_the_coverage_of_a_share_is_that_of_its_own_days() -> None:
-    # days 0 to 59 are missing and 60 to 199 there: 140 bars, of which the last 70 are days 130 to 199
+def test_a_share_of_a_range_whose_front_is_missing_is_not_the_run_s_own_window() -> None:
+    # days 0 to 59 are missing and 60 to 199 there: the last half of these 140 bars begins on day 130,
+    # while the run's own last half began on day 100
     checked = _bars(range(60, 200)).check([_window(0, 199, 0.5)])
     assert (_span(checked), checked.present[0], checked.expected[0]) == ((70, 140), 70, 70)
-    assert checked.covered[0]
+    assert not checked.covered[0]
+
+
+def test_a_share_of_a_range_that_is_nearly_all_there_is_used() -> None:
+    # 190 of 200 days, 95 %
+    assert _bars(range(10, 200)).check([_window(0, 199, 0.5)]).covered[0]
 
 
 def test_windows_with_and_without_a_share_do_not_disturb_each_other() -> None:
