@@ -82,9 +82,9 @@ def _decision(run: dict[str, Any], outcome: str | None, detail: str) -> str:
         )
     if run["status"] not in COMPLETED_RUN_STATUSES:
         return f"not looked at: the run is {run['status']}"
-    if run["kb_status"] not in (None, KbStatus.EXCLUDED):
-        return f"not looked at: the run is {run['kb_status']} already"
-    return f"{outcome} ({detail})" if detail else (outcome or GateReason.PASSED_ALL_GATES)
+    verdict = f"{outcome} ({detail})" if detail else (outcome or GateReason.PASSED_ALL_GATES)
+    is_settled = run["kb_status"] not in (None, KbStatus.EXCLUDED)
+    return f"{verdict}; left alone, the run is {run['kb_status']} already" if is_settled else verdict
 
 
 def _regime(text: str | None) -> dict[str, Any]:
