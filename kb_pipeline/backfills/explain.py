@@ -39,7 +39,7 @@ class RunExplanation:
             f"Run {self.run_id}": {"workspace": self.workspace_id, **self.run},
             "Inputs of the gate": self.inputs,
             "Thresholds": self.thresholds,
-            "Decision of the gate today": {"verdict": self.decision},
+            "Decision of the gate today": {"verdict": self.decision + self._settled()},
             "Regime out of sample": self.regime,
         }
         lines = [line for title, facts in sections.items() for line in (title, *_fact_lines(facts), "")]
@@ -47,6 +47,11 @@ class RunExplanation:
         return "\n".join(
             [*lines, "Audited changes, newest first", *(f"  {it}" for it in changes or ["none"])]
         )
+
+    def _settled(self) -> str:
+        """Return that the backfill will not look at the run again, where that is so."""
+        status = self.run["kb_status"]
+        return "" if status in (None, KbStatus.EXCLUDED) else f"; left alone, the run is {status} already"
 
 
 def explain_run(
@@ -82,9 +87,7 @@ def _decision(run: dict[str, Any], outcome: str | None, detail: str) -> str:
         )
     if run["status"] not in COMPLETED_RUN_STATUSES:
         return f"not looked at: the run is {run['status']}"
-    verdict = f"{outcome} ({detail})" if detail else (outcome or GateReason.PASSED_ALL_GATES)
-    is_settled = run["kb_status"] not in (None, KbStatus.EXCLUDED)
-    return f"{verdict}; left alone, the run is {run['kb_status']} already" if is_settled else verdict
+    return f"{outcome} ({detail})" if detail else (outcome or GateReason.PASSED_ALL_GATES)
 
 
 def _regime(text: str | None) -> dict[str, Any]:
