@@ -292,6 +292,20 @@ def test_a_stop_request_ends_between_two_batches_and_the_next_run_goes_on(
     assert _backfill(connection, workspace, batch_size=2).updated == 2
 
 
+def test_the_cursor_does_not_depend_on_how_the_server_writes_dates(
+    connection: Connection, workspace: Workspace, database_url: str
+) -> None:
+    for _ in range(6):
+        add_run(connection, workspace, summary={**GOOD_SUMMARY, "trades": 0})
+    name = connection.info.dbname
+    seen: list[str] = []
+    for style in ("SQL, DMY", "ISO, MDY", "German, DMY"):
+        connection.execute(f"ALTER DATABASE \"{name}\" SET DateStyle = '{style}'")  # type: ignore[arg-type]
+        with connect(database_url) as session:
+            seen += _backfill(session, workspace, limit=2).examples["insufficient_oos_trades"]
+    assert len(set(seen)) == 6
+
+
 # --- What another session does between our read and our write -----------------------------------
 
 

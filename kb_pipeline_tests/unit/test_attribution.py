@@ -156,6 +156,8 @@ def test_an_old_schema_version_is_readable_and_stands_in_the_key() -> None:
         ('"regime_v1_1"', '"uptrend"', 'regime_tags is "uptrend", not a list of tags'),
         ('"regime_v1_1"', "[1]", "regime_tags is [1], not a list of tags"),
         ('"regime_v1_1"', '["uptrend", "downtrend"]', "regime_tags holds both uptrend and downtrend"),
+        ("1" + "0" * 5000, "[]", "schema_version is 1" + "0" * 79),
+        ('"regime_v1_1"', "[" * 7000 + "]" * 7000, f"regime_tags is {'[' * 80}, not a list of tags"),
     ],
 )
 def test_what_is_no_regime_is_said_in_words(version: str | None, tags: str | None, complaint: str) -> None:

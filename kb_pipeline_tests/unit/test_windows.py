@@ -43,6 +43,12 @@ def test_a_bare_end_date_covers_its_whole_day() -> None:
     assert (window.start_ns, window.end_ns) == (_ns("2021-01-01"), _ns("2021-01-03") - 1)
 
 
+@pytest.mark.parametrize("compact", ["20210102", "2020W536", "2020-W53-6"])
+def test_a_compact_date_is_a_day_too(compact: str) -> None:
+    window = _window({"oos_start": "2021-01-01", "oos_end": compact})
+    assert window.end_ns == _ns("2021-01-03") - 1
+
+
 def test_a_bare_date_means_a_day_of_the_given_zone() -> None:
     meta = {"oos_start": "2021-01-01", "oos_end": "2021-01-01"}
     found = run_windows(meta, {}, day_zone=ZoneInfo("America/New_York"))
@@ -98,6 +104,7 @@ def test_a_run_without_market_dates_has_no_window(meta: dict[str, Any]) -> None:
         {"oos_start": "", "oos_end": ""},
         {"date_min": "2021-01-01", "date_max": "2021-12-31", "oos_ratio": "0.3"},
         {"date_min": "2021-01-01", "date_max": "2021-12-31", "oos_ratio": True},
+        {"date_min": "2021-01-01", "date_max": "2021-12-31", "oos_ratio": 10**400},
     ],
 )
 def test_a_window_that_cannot_be_read_is_named_so(meta: dict[str, Any]) -> None:
