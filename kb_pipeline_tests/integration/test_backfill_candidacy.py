@@ -295,8 +295,9 @@ def test_a_stop_request_ends_between_two_batches_and_the_next_run_goes_on(
 def test_the_cursor_does_not_depend_on_how_the_server_writes_dates(
     connection: Connection, workspace: Workspace, database_url: str
 ) -> None:
-    for _ in range(6):
-        add_run(connection, workspace, summary={**GOOD_SUMMARY, "trades": 0})
+    for month in range(2, 8):  # 5 February is also 2 May, where the month comes first
+        created_at = f"2025-0{month}-05T00:00:00Z"
+        add_run(connection, workspace, created_at=created_at, summary={**GOOD_SUMMARY, "trades": 0})
     name = connection.info.dbname
     seen: list[str] = []
     for style in ("SQL, DMY", "ISO, MDY", "German, DMY"):
