@@ -8,7 +8,7 @@ from uuid import UUID
 
 import numpy as np
 
-from kb_pipeline.backfills.engine import Decisions, Pace, Page, Span, Watch, run_backfill
+from kb_pipeline.backfills.engine import Decisions, Page, Span, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.domain.attribution import LEADERS, ParameterScores, RegimeIdentity, regime_identity
 from kb_pipeline.rules import ATTRIBUTION_LIMIT_ROWS, BATCH_SIZE_ROWS, BackfillKind, SkipReason
@@ -36,14 +36,7 @@ def backfill_attribution(
         AlreadyRunningError: Another process is at it.
         ConservationError: The counts do not add up.
     """
-    tally = run_backfill(
-        connection,
-        request.workspace_id,
-        _AttributionWork(request),
-        Pace(request.limit, request.batch_size, request.from_start),
-        dry_run=dry_run,
-        watch=watch or Watch(),
-    )
+    tally = run_backfill(connection, request, _AttributionWork(request), dry_run=dry_run, watch=watch)
     return BackfillReport.of(
         tally,
         kind=BackfillKind.ATTRIBUTION,

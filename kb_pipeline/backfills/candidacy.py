@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 
-from kb_pipeline.backfills.engine import Decisions, Pace, Page, Span, Watch, run_backfill
+from kb_pipeline.backfills.engine import Decisions, Page, Span, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.domain.candidacy import (
     PASSED,
@@ -59,14 +59,7 @@ def backfill_candidacy(
         AlreadyRunningError: Another process is at it.
         ConservationError: The counts do not add up.
     """
-    tally = run_backfill(
-        connection,
-        request.workspace_id,
-        _CandidacyWork(request),
-        Pace(request.limit, request.batch_size, request.from_start),
-        dry_run=dry_run,
-        watch=watch or Watch(),
-    )
+    tally = run_backfill(connection, request, _CandidacyWork(request), dry_run=dry_run, watch=watch)
     return BackfillReport.of(
         tally,
         kind=BackfillKind.CANDIDACY,

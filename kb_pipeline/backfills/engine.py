@@ -19,7 +19,6 @@ import psycopg
 from kb_pipeline.backfills.ahead import ahead
 from kb_pipeline.backfills.report import Tally
 from kb_pipeline.rules import (
-    BATCH_SIZE_ROWS,
     MAX_TRANSACTION_ATTEMPTS,
     READ_PAGE_ROWS,
     BackfillKind,
@@ -131,17 +130,28 @@ class Watch:
     stop: Callable[[], str | None] = lambda: None
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How much to do: `limit` rows scanned (None: all), `batch_size` rows a transaction."""
+class Request(Protocol):
+    """What every backfill is asked: where, and how much of it at once."""
 
-    limit: int | None = None
-    batch_size: int = BATCH_SIZE_ROWS
-    from_start: bool = False
+    @property
+    def workspace_id(self) -> UUID:
+        """The workspace to work in."""
+
+    @property
+    def limit(self) -> int | None:
+        """Rows to scan; None: all."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows to write in one transaction."""
+
+    @property
+    def from_start(self) -> bool:
+        """Whether to begin again instead of after the last row scanned."""
 
 
 def run_backfill(
-    connection: Connection, workspace_id: UUID, work: Work, pace: Pace, *, dry_run: bool, watch: Watch
+    connection: Connection, request: Request, work: Work, *, dry_run: bool, watch: Watch | None
 ) -> Tally:
     """Run one backfill and return its counts.
 
@@ -150,17 +160,17 @@ def run_backfill(
         AlreadyRunningError: Another process writes this workspace and kind (never in a dry run).
         ConservationError: The counts do not add up to the rows scanned.
     """
-    session.require_workspace(connection, workspace_id)
+    session.require_workspace(connection, request.workspace_id)
     if dry_run:
-        return _dry_run(connection, workspace_id, work, pace, watch)
-    with writer_lock(connection, work.kind, workspace_id):
-        start = _start(connection, workspace_id, work, pace)
-        ledger = Ledger.open(connection, work.kind, workspace_id, work.settings, start)
-        writer = _Writer(connection, work, ledger, pace.batch_size, watch)
+        return _dry_run(connection, request, work, watch or Watch())
+    with writer_lock(connection, work.kind, request.workspace_id):
+        start = _start(connection, request, work)
+        ledger = Ledger.open(connection, work.kind, request.workspace_id, work.settings, start)
+        writer = _Writer(connection, work, ledger, request.batch_size, watch or Watch())
         try:
             with (
                 read_only_session(connection) as reader,
-                ahead(_decided(reader, work, start, pace)) as pages,
+                ahead(_decided(reader, work, start, request.limit)) as pages,
                 many_small_commits(connection),
             ):
                 for page, decisions in pages:
@@ -175,10 +185,10 @@ def run_backfill(
     return writer.tally
 
 
-def _start(connection: Connection, workspace_id: UUID, work: Work, pace: Pace) -> Position | None:
-    if pace.from_start:
+def _start(connection: Connection, request: Request, work: Work) -> Position | None:
+    if request.from_start:
         return None
-    return last_position(connection, work.kind, workspace_id, work.settings)
+    return last_position(connection, work.kind, request.workspace_id, work.settings)
 
 
 def _pages(connection: Connection, work: Work, start: Position | None, limit: int | None) -> Iterator[Page]:
@@ -199,18 +209,18 @@ def _pages(connection: Connection, work: Work, start: Position | None, limit: in
 
 
 def _decided(
-    connection: Connection, work: Work, start: Position | None, pace: Pace
+    connection: Connection, work: Work, start: Position | None, limit: int | None
 ) -> Iterator[tuple[Page, Decisions]]:
-    for page in _pages(connection, work, start, pace.limit):
+    for page in _pages(connection, work, start, limit):
         yield page, work.decide(page)
 
 
-def _dry_run(connection: Connection, workspace_id: UUID, work: Work, pace: Pace, watch: Watch) -> Tally:
+def _dry_run(connection: Connection, request: Request, work: Work, watch: Watch) -> Tally:
     """Scan the rows a real run would and count the same things; Postgres refuses any write."""
     tally = Tally()
     with read_only_session(connection) as reader:
-        start = _start(reader, workspace_id, work, pace)
-        for page, decisions in _decided(reader, work, start, pace):
+        start = _start(reader, request, work)
+        for page, decisions in _decided(reader, work, start, request.limit):
             tally = tally.plus_page(page.ids, decisions.outcomes, decisions.describe)
             tally.notices.update(decisions.notices)
             tally.updated += sum(outcome is None for outcome in decisions.outcomes)

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from kb_pipeline.backfills.engine import Decisions, Pace, Page, Span, Watch, run_backfill
+from kb_pipeline.backfills.engine import Decisions, Page, Span, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport, OhlcvSource, Tally
 from kb_pipeline.domain.calendars import CoverageIndex, market
 from kb_pipeline.domain.ohlcv import bar_times_ns
@@ -103,11 +103,10 @@ def backfill_regime(
     else:
         tally = run_backfill(
             connection,
-            request.workspace_id,
+            request,
             _RegimeWork(request, file, symbol, market_info, computed_at=session.now(connection)),
-            Pace(request.limit, request.batch_size, request.from_start),
             dry_run=dry_run,
-            watch=watch or Watch(),
+            watch=watch,
         )
     tally.notices.update(file.notices)
     return BackfillReport.of(

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from kb_pipeline.backfills.engine import Decisions, Pace, Page, Span, Watch, run_backfill
+from kb_pipeline.backfills.engine import Decisions, Page, Span, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.domain.trials import SOURCE_COLUMNS, trial_of
 from kb_pipeline.rules import BATCH_SIZE_ROWS, TRIALS_LIMIT_ROWS, BackfillKind, SkipReason
@@ -40,14 +40,7 @@ def ingest_trials(
     """
     # Held over both steps, so that nobody comes between them; the session may take it again inside.
     with nullcontext() if dry_run else writer_lock(connection, BackfillKind.TRIALS, request.workspace_id):
-        tally = run_backfill(
-            connection,
-            request.workspace_id,
-            _TrialsWork(request),
-            Pace(request.limit, request.batch_size, request.from_start),
-            dry_run=dry_run,
-            watch=watch or Watch(),
-        )
+        tally = run_backfill(connection, request, _TrialsWork(request), dry_run=dry_run, watch=watch)
         if not tally.interrupted:
             tally.notices["archived"] = _archive_demoted(connection, request, dry_run=dry_run)
     return BackfillReport.of(
