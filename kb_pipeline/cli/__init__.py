@@ -1,0 +1,54 @@
+"""The command line: arguments in, one use case called, its report printed.
+
+Nothing is decided here. Heavy modules are imported inside the commands, so that --help is instant.
+"""
+
+import sys
+
+import click
+
+from kb_pipeline import rules
+from kb_pipeline.cli import backfills, database
+from kb_pipeline.errors import KbPipelineError
+
+
+@click.group(
+    "kb-pipeline", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(package_name="kb-pipeline")
+def cli() -> None:
+    """Turn a backtesting platform's runs and tunes into knowledge about market regimes.
+
+    The database is the one KB_DATABASE_URL names, else an embedded Postgres under .kb (KB_HOME moves it).
+    """
+
+
+for command in (
+    backfills.backfill_candidacy,
+    backfills.backfill_regime,
+    backfills.backfill_attribution,
+    backfills.ingest_trials,
+    backfills.explain,
+    backfills.demo,
+    database.partitions,
+    database.db,
+):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(rules.ExitCode.INTERRUPTED)
+    except KbPipelineError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:  # stdout is a closed pipe or a full disk; what was committed stays
+        sys.stderr.write(f"Error: the output could not be written: {error.strerror}\n")
+        sys.stdout = None
+        sys.exit(rules.ExitCode.FAILURE)

@@ -1,0 +1,74 @@
+"""The commands for the database and for Dagster's partitions."""
+
+import subprocess
+import sys
+
+import click
+
+
+@click.group()
+def partitions() -> None:
+    """Keep Dagster's partitions in step with the database and the price files."""
+
+
+@partitions.command()
+def sync() -> None:
+    """Register workspaces and symbols as partitions now; the web page's daemon does so every minute."""
+    # a process of its own: the command line does not know Dagster
+    done = subprocess.run([sys.executable, "-m", "kb_pipeline.orchestration.sync"], check=False)
+    sys.exit(done.returncode)
+
+
+@click.group()
+def db() -> None:
+    """Start, stop and migrate the database."""
+
+
+@db.command()
+def start() -> None:
+    """Start the embedded Postgres, if it is not running."""
+    from kb_pipeline.storage import embedded
+    from kb_pipeline.storage.postgres import redact
+
+    click.echo(f"The embedded Postgres runs: {redact(embedded.start())}")
+
+
+@db.command()
+def stop() -> None:
+    """Stop the embedded Postgres."""
+    from kb_pipeline.storage import embedded
+
+    click.echo("Stopped." if embedded.stop() else "The embedded Postgres was not running.")
+
+
+@db.command()
+def status() -> None:
+    """Say whether the database answers and whether its tables are up to date."""
+    from kb_pipeline.storage.status import database_status
+
+    facts = database_status()
+    width = max(len(name) for name in facts) + 3
+    for name, value in facts.items():
+        click.echo(f"{name + ':':<{width}}{value}")
+
+
+@db.command()
+@click.option("--show-password", is_flag=True, help="Print the URL with its password.")
+def url(show_password: bool) -> None:
+    """Print the URL of the database in use."""
+    from kb_pipeline.storage.postgres import database_url, redact
+
+    found = database_url()
+    click.echo(found if show_password else redact(found))
+
+
+@db.command()
+def migrate() -> None:
+    """Make or adopt the platform's tables and bring them up to date."""
+    from kb_pipeline.storage.migrations import migrate as apply
+    from kb_pipeline.storage.postgres import database_url
+
+    report = apply(database_url())
+    for name in report.applied:
+        click.echo(f"applied {name}")
+    click.echo(f"{len(report.applied)} applied, {report.already} already there.")

@@ -1,0 +1,1 @@
+"""The attribution page: the frame it draws and its template. It decides nothing."""
