@@ -10,7 +10,7 @@ import numpy as np
 
 from kb_pipeline.backfills.engine import Decisions, Page, Span, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport
-from kb_pipeline.domain.attribution import LEADERS, ParameterScores, RegimeIdentity, regime_identity
+from kb_pipeline.domain.attribution import ParameterScores, RegimeIdentity, regime_identity
 from kb_pipeline.rules import ATTRIBUTION_LIMIT_ROWS, BATCH_SIZE_ROWS, BackfillKind, SkipReason
 from kb_pipeline.storage import backtest_tunes
 from kb_pipeline.storage.postgres import Connection
@@ -67,10 +67,9 @@ class _AttributionWork:
             rows=rows,
         )
         page = Page.of(span, found)
-        for strategy_id in sorted(set(page.columns[1]) - set(self._scores) if found else ()):
-            self._scores[strategy_id] = backtest_tunes.parameter_scores(
-                connection, self._request.workspace_id, strategy_id, LEADERS
-            )
+        new = sorted(set(page.columns[1]) - set(self._scores) if found else ())
+        if new:
+            self._scores |= backtest_tunes.parameter_scores(connection, self._request.workspace_id, new)
         return page
 
     def decide(self, page: Page) -> Decisions:

@@ -5,7 +5,6 @@ is the attribution backfill's work.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -89,16 +88,26 @@ class ParameterScores:
 
     @classmethod
     def of(
-        cls, rows: Sequence[tuple[int, float, int, bool]], counted: Hashes, declared_default: int | None
+        cls,
+        hashes: Hashes,
+        totals: Floats,
+        tunes: Integers,
+        *,
+        counted: Hashes,
+        declared_default: int | None = None,
     ) -> "ParameterScores":
-        """Build from (hash, total, tunes, leads) rows in hash order."""
-        hashes, totals, tunes, leads = zip(*rows, strict=True) if rows else ((), (), (), ())
-        total, count = np.array(totals, dtype=np.float64), np.array(tunes, dtype=np.int64)
-        leading = np.flatnonzero(np.array(leads, dtype=bool))
-        by_mean = leading[np.argsort(-_mean(total[leading], count[leading]), kind="stable")]
-        return cls(
-            np.array(hashes, dtype=np.int64), total, count, by_mean, np.sort(counted), declared_default
-        )
+        """Build from sums, shape (parts,); a set may come in several parts, each over other tunes.
+
+        Of the sets that one tune tried only the leaders are kept: no other set can be a baseline.
+        """
+        sets, part_of = np.unique(hashes, return_inverse=True)
+        total: Floats = np.bincount(part_of, weights=totals, minlength=len(sets)).astype(np.float64)
+        count = np.bincount(part_of, weights=tunes, minlength=len(sets)).astype(np.int64)
+        by_mean = np.argsort(-_mean(total, count), kind="stable")[:LEADERS]
+        kept = count > 1
+        kept[by_mean] = True
+        place = np.cumsum(kept) - 1
+        return cls(sets[kept], total[kept], count[kept], place[by_mean], np.sort(counted), declared_default)
 
     def baselines(self, tune_hashes: Hashes, trial_tunes: Integers, tried: Hashes, scores: Floats) -> Floats:
         """Return what each tune scored with the baseline parameters, NaN where unknown.

@@ -19,8 +19,8 @@ SELECT tune.id::text,
   FROM backtest_tunes AS tune
  CROSS JOIN LATERAL (
        SELECT count(*) AS completed,
-              (array_agg(trial.run_id ORDER BY trial.score DESC NULLS LAST, trial.trial_index, trial.run_id)
-                  FILTER (WHERE trial.has_metrics))[1] AS best_run_id,
+              (array_agg(trial.place ORDER BY trial.score DESC NULLS LAST, trial.trial_index, trial.run_id)
+                  FILTER (WHERE trial.has_metrics))[1] AS best_place,
               string_agg(int8send(trial.params_hash)
                          || float8send(CASE WHEN abs(trial.sharpe) < 1e300 THEN trial.sharpe ELSE 'NaN' END),
                          '') AS scores
@@ -28,7 +28,7 @@ SELECT tune.id::text,
                       nullif(nullif(nullif(
                           coalesce(found.objective_score, found.score_oos, kb_finite_number(found.sharpe_json)),
                           'NaN'), 'Infinity'), '-Infinity') AS score
-                 FROM (SELECT run_id, trial_index, objective_score, score_oos,
+                 FROM (SELECT ctid AS place, run_id, trial_index, objective_score, score_oos,
                               jsonb_typeof(metrics_oos) = 'object' AS has_metrics,
                               jsonb_hash_extended(params, 0) AS params_hash,
                               metrics_oos -> 'sharpe' AS sharpe_json
@@ -39,10 +39,9 @@ SELECT tune.id::text,
                OFFSET 0) AS trial
        ) AS trials
   LEFT JOIN backtest_tune_runs AS best
-    ON best.tune_id = tune.id
-   AND best.run_id = trials.best_run_id
+    ON best.ctid = trials.best_place
   LEFT JOIN backtest_runs AS run
-    ON run.id = trials.best_run_id
+    ON run.id = best.run_id
    AND run.workspace_id = tune.workspace_id
  CROSS JOIN LATERAL (
        SELECT coalesce(nullif(run.regime_oos, 'null'), nullif(best.metrics_oos -> 'regime', 'null')) AS regime
@@ -83,10 +82,11 @@ UPDATE backtest_tunes AS tune
 RETURNING tune.id::text
 
 -- declared_defaults --
--- The hash of a strategy's declared default parameters: spec_json.default_params, else the defaults
+-- The hash of strategies' declared default parameters: spec_json.default_params, else the defaults
 -- of its compiled parameter schema where every parameter has one.
-SELECT jsonb_hash_extended(declared.params, 0)
-  FROM (SELECT CASE
+SELECT declared.strategy_id::text, jsonb_hash_extended(declared.params, 0)
+  FROM (SELECT spec.strategy_entity_id AS strategy_id,
+               CASE
                  WHEN jsonb_typeof(spec.spec_json -> 'default_params') = 'object'
                  THEN spec.spec_json -> 'default_params'
                  WHEN jsonb_typeof(spec.compiled_param_schema -> 'properties') = 'object'
@@ -97,49 +97,47 @@ SELECT jsonb_hash_extended(declared.params, 0)
                END AS params
           FROM kb_strategy_specs AS spec
          WHERE spec.workspace_id = %(workspace_id)s
-           AND spec.strategy_entity_id = %(strategy_id)s::uuid) AS declared
+           AND spec.strategy_entity_id = ANY (%(strategy_ids)s::uuid[])) AS declared
  WHERE declared.params IS NOT NULL
 
 -- parameter_scores --
--- Of each parameter set of a strategy the sum, over its completed tunes, of the mean out-of-sample
--- Sharpe ratio in each, and the number of those tunes: every set that more than one tune tried, and
--- the best sets by mean, however often tried.
-WITH scores AS (
-    SELECT tune.id AS tune_id,
-           jsonb_hash_extended(trial.params, 0) AS params_hash,
-           trial.metrics_oos -> 'sharpe' AS sharpe_json
-      FROM backtest_tunes AS tune
-      JOIN backtest_tune_runs AS trial
-        ON trial.tune_id = tune.id
-       AND trial.status = 'completed'
-     WHERE tune.workspace_id = %(workspace_id)s
-       AND tune.strategy_entity_id = %(strategy_id)s::uuid
-       AND tune.status = 'completed'
-    OFFSET 0
-), finite AS (
-    SELECT tune_id, params_hash, kb_finite_number(sharpe_json) AS sharpe
-      FROM scores
-    OFFSET 0
-), in_tunes AS (
-    SELECT params_hash, avg(sharpe) AS sharpe
-      FROM finite
-     WHERE abs(sharpe) < 1e300
-     GROUP BY tune_id, params_hash
-), sets AS (
-    SELECT params_hash, sum(sharpe) AS total, count(*) AS tunes,
-           row_number() OVER (ORDER BY sum(sharpe) / count(*) DESC, params_hash) AS place
-      FROM in_tunes
-     GROUP BY params_hash
-)
-SELECT params_hash, total, tunes, place <= %(leaders)s AS leads
-  FROM sets
- WHERE tunes > 1 OR place <= %(leaders)s
- ORDER BY params_hash
+-- Of each parameter set of some strategies the sum, over one half of their completed tunes, of the mean
+-- out-of-sample Sharpe ratio in each, and the number of those tunes: a row a strategy, 24 big-endian
+-- bytes a set. Two halves, because the planner does not run a lateral subquery in parallel.
+SELECT sets.strategy_id::text,
+       string_agg(int8send(sets.params_hash) || float8send(sets.total) || int8send(sets.tunes), '')
+  FROM (SELECT tune.strategy_entity_id AS strategy_id,
+               own.params_hash,
+               sum(own.sharpe) AS total,
+               count(*) AS tunes
+          FROM backtest_tunes AS tune
+         CROSS JOIN LATERAL (
+               SELECT trial.params_hash, avg(trial.sharpe) AS sharpe
+                 FROM (SELECT found.params_hash, kb_finite_number(found.sharpe_json) AS sharpe
+                         FROM (SELECT jsonb_hash_extended(params, 0) AS params_hash,
+                                      metrics_oos -> 'sharpe' AS sharpe_json
+                                 FROM backtest_tune_runs
+                                WHERE tune_id = tune.id
+                                  AND status = 'completed'
+                               OFFSET 0) AS found -- a fence, as the one below: each value is computed once
+                       OFFSET 0) AS trial
+                WHERE abs(trial.sharpe) < 1e300
+                GROUP BY trial.params_hash
+               ) AS own
+         WHERE tune.workspace_id = %(workspace_id)s
+           AND tune.strategy_entity_id = ANY (%(strategy_ids)s::uuid[])
+           AND tune.status = 'completed'
+           AND uuid_hash_extended(tune.id, 0) & 1 = %(half)s
+         GROUP BY tune.strategy_entity_id, own.params_hash) AS sets
+ GROUP BY sets.strategy_id
 
 -- counted_tunes --
--- The completed tunes of a strategy, as the first 8 bytes of each id.
-SELECT string_agg(substr(uuid_send(tune.id), 1, 8), '')
+-- The completed tunes of some strategies in one half, as the first 8 bytes of each id.
+SELECT tune.strategy_entity_id::text,
+       string_agg(substr(uuid_send(tune.id), 1, 8), '')
   FROM backtest_tunes AS tune
  WHERE tune.workspace_id = %(workspace_id)s
-   AND tune.strategy_entity_id = %(strategy_id)s::uuid
+   AND tune.strategy_entity_id = ANY (%(strategy_ids)s::uuid[])
    AND tune.status = 'completed'
+   AND uuid_hash_extended(tune.id, 0) & 1 = %(half)s
+ GROUP BY tune.strategy_entity_id

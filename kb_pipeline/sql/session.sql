@@ -21,10 +21,8 @@ SELECT activity.pid, activity.application_name, activity.backend_start::text
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ
 
 -- allow_long_read --
--- For the transaction: a statement that reads all the history of a strategy, with more than one
--- process where the server has them to spare.
-SELECT set_config('statement_timeout', '10min', true),
-       set_config('max_parallel_workers_per_gather', '2', true)
+-- For the transaction: a statement that reads all the history of a strategy.
+SELECT set_config('statement_timeout', '10min', true)
 
 -- now --
 -- The database's clock, the only clock.

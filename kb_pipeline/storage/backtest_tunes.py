@@ -1,6 +1,7 @@
 """Reading tunes with their trials and writing their attribution. Statements: `sql/backtest_tunes.sql`."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from datetime import datetime
 from typing import Any, Final
@@ -13,10 +14,13 @@ from kb_pipeline.domain.attribution import ParameterScores, RegimeIdentity
 from kb_pipeline.rules import TAG_RULESET_ID
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.backtest_runs import Rows, since_parameter
-from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.postgres import Connection, read_only_session
 
 SCORED_TRIAL: Final = np.dtype([("params_hash", ">i8"), ("sharpe", ">f8")])
 """What the page statement packs of each scored trial: arrays of numbers are slow to parse."""
+
+_SUMMED_SET: Final = np.dtype([("params_hash", ">i8"), ("total", ">f8"), ("tunes", ">i8")])
+"""What the sums of a parameter set are packed into."""
 
 _REGIME_COLUMNS: Final = tuple(field.name for field in fields(RegimeIdentity))
 
@@ -76,25 +80,52 @@ def tune_hashes(ids: Sequence[str]) -> npt.NDArray[np.int64]:
 
 
 def parameter_scores(
-    connection: Connection, workspace_id: UUID, strategy_id: str, leaders: int
-) -> ParameterScores:
-    """Return the scores of a strategy's parameter sets, its completed tunes and declared defaults.
+    connection: Connection, workspace_id: UUID, strategy_ids: Sequence[str]
+) -> dict[str, ParameterScores]:
+    """Return the scores of strategies' parameter sets, their completed tunes and declared defaults.
 
-    All of one moment, so that a tune is either in the sums and among the counted, or in neither.
+    Half of the tunes is summed up in this session and half in one beside it, at the same time. Each
+    half is of one moment, so that a tune is either in the sums and among the counted, or in neither.
     """
-    scope = {"workspace_id": workspace_id, "strategy_id": strategy_id}
-    with connection.transaction():
-        connection.execute(statement("session.one_snapshot"))
-        connection.execute(statement("session.allow_long_read"))
-        rows = connection.execute(
-            statement("backtest_tunes.parameter_scores"), scope | {"leaders": leaders}
-        ).fetchall()
-        (counted,) = connection.execute(
-            statement("backtest_tunes.counted_tunes"), scope, binary=True
-        ).fetchone() or (None,)
-        declared = connection.execute(statement("backtest_tunes.declared_defaults"), scope).fetchone()
+    scope = {"workspace_id": workspace_id, "strategy_ids": list(strategy_ids)}
+    with read_only_session(connection) as beside, ThreadPoolExecutor(1) as pool:
+        second = pool.submit(_half_of_the_scores, beside, scope | {"half": 1})
+        halves = [_half_of_the_scores(connection, scope | {"half": 0}), second.result()]
+    declared: dict[str, int] = dict(
+        connection.execute(statement("backtest_tunes.declared_defaults"), scope).fetchall()
+    )
+    return {
+        strategy_id: _joined(
+            [sums.get(strategy_id, b"") for sums, _ in halves],
+            [counted.get(strategy_id, b"") for _, counted in halves],
+            declared.get(strategy_id),
+        )
+        for strategy_id in strategy_ids
+    }
+
+
+def _half_of_the_scores(
+    connection: Connection, scope: Mapping[str, Any]
+) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Return, by strategy, the packed sums of half of the tunes and the packed ids of that half."""
+    with connection.transaction(), connection.cursor(binary=True) as cursor:
+        cursor.execute(statement("session.one_snapshot"))
+        cursor.execute(statement("session.allow_long_read"))
+        sums: dict[str, bytes] = dict(
+            cursor.execute(statement("backtest_tunes.parameter_scores"), scope).fetchall()
+        )
+        counted: dict[str, bytes] = dict(
+            cursor.execute(statement("backtest_tunes.counted_tunes"), scope).fetchall()
+        )
+    return sums, counted
+
+
+def _joined(sums: Sequence[bytes], counted: Sequence[bytes], declared_default: int | None) -> ParameterScores:
+    sets = np.frombuffer(b"".join(sums), dtype=_SUMMED_SET)
     return ParameterScores.of(
-        rows,
-        np.frombuffer(counted or b"", dtype=">i8").astype(np.int64),
-        int(declared[0]) if declared else None,
+        sets["params_hash"].astype(np.int64),
+        sets["total"].astype(np.float64),
+        sets["tunes"].astype(np.int64),
+        counted=np.frombuffer(b"".join(counted), dtype=">i8").astype(np.int64),
+        declared_default=declared_default,
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kb_pipeline.domain.attribution import LEADERS, ParameterScores, RegimeIdentity, regime_identity
+from kb_pipeline.domain.attribution import ParameterScores, RegimeIdentity, regime_identity
 
 Tunes = list[list[tuple[int, float | None]]]
 """Of each tune its trials: hash of the parameters and score, None for none."""
@@ -24,22 +24,21 @@ def _means(trials: list[tuple[int, float | None]]) -> dict[int, float]:
 
 
 def _parameter_scores(
-    tunes: Tunes, declared: int | None = None, leaders: int = LEADERS, later: frozenset[int] = frozenset()
+    tunes: Tunes, declared: int | None = None, later: frozenset[int] = frozenset()
 ) -> ParameterScores:
-    """Aggregate as the statement does: sets more than one tune tried, and the leaders by mean."""
-    totals: dict[int, list[float]] = defaultdict(list)
+    """Sum up as the statements do: odd and even tunes apart."""
     counted = [number for number in range(len(tunes)) if number not in later]
+    sums: dict[tuple[int, int], list[float]] = defaultdict(list)
     for number in counted:
         for params, mean in _means(tunes[number]).items():
-            totals[params].append(mean)
-    ranked = sorted(totals, key=lambda params: (-sum(totals[params]) / len(totals[params]), params))
-    leading = set(ranked[:leaders])
-    rows = [
-        (params, sum(scores), len(scores), params in leading)
-        for params, scores in sorted(totals.items())
-        if len(scores) > 1 or params in leading
-    ]
-    return ParameterScores.of(rows, np.array(counted, dtype=np.int64), declared)
+            sums[number % 2, params].append(mean)
+    return ParameterScores.of(
+        np.array([params for _, params in sums], dtype=np.int64),
+        np.array([sum(means) for means in sums.values()], dtype=np.float64),
+        np.array([len(means) for means in sums.values()], dtype=np.int64),
+        counted=np.array(counted, dtype=np.int64),
+        declared_default=declared,
+    )
 
 
 def _baselines(
