@@ -128,7 +128,7 @@ class ParameterScores:
         count = len(tune_hashes)
         scored = ~np.isnan(scores)
         own = _own_scores(trial_tunes[scored], tried[scored], scores[scored])
-        means = self._means_over_others(own, np.isin(tune_hashes, self.counted))
+        means = self._means_over_others(own, _is_among(self.counted, tune_hashes))
         by_preference = np.lexsort((own.hashes, -means, own.tunes))
         best_tunes, first = np.unique(own.tunes[by_preference], return_index=True)
         best_row = np.full(count, -1)
@@ -167,6 +167,15 @@ class ParameterScores:
             best[open_ & ~tried] = mean
             open_ &= tried
         return best
+
+
+def _is_among(ascending: Hashes, wanted: Hashes) -> npt.NDArray[np.bool_]:
+    """Return which of `wanted` are in a sorted array; `np.isin` would sort all of it again each time."""
+    if not len(ascending):
+        return np.zeros(len(wanted), dtype=bool)
+    place = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    found: npt.NDArray[np.bool_] = ascending[place] == wanted
+    return found
 
 
 def _mean(totals: Floats, counts: Integers) -> Floats:
