@@ -32,9 +32,9 @@ shell: $(READY)  ## Open a shell in which the README's commands work as they are
 	@environment="$$($(BIN)/python -m kb_pipeline.orchestration.instance)" || exit 1; eval "$$environment"; \
 	  PATH="$(CURDIR)/$(BIN):$$PATH" exec "$${SHELL:-/bin/sh}"
 
-test: $(READY)  ## Run the whole test suite.
+test: $(READY)  ## Run the whole test suite, in two processes.
 	@scripts/ensure-browser
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)  ## Lint, types and layer contracts alone.
 	@$(BIN)/ruff check

@@ -23,6 +23,14 @@ from kb_pipeline.storage.postgres import Connection, connect, ensure_database
 _TEMPLATE = "kb_template"
 _numbers = count(1)
 
+_LONGEST_FIRST = ("test_dagster_ui", "test_dagster_commands", "test_cli_reports", "test_house")
+"""Files of more than ten seconds. Two processes that share the files out end together only if these begin."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 @dataclass(frozen=True)
 class Workspace:

@@ -4,6 +4,7 @@ Postgres refuses to run as root, so for root there is an account of its own; eve
 runs as themselves. What the programs do is embedded.py's.
 """
 
+import fcntl
 import os
 import pwd
 import struct
@@ -91,15 +92,20 @@ def _account() -> pwd.struct_passwd | None:
     if os.geteuid() != 0 or _existing():
         return _existing()
     command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", NAME]
+    lock = os.open("/etc", os.O_RDONLY)
     try:
-        # Not checked: another process may have made the account meanwhile, which is as good.
-        subprocess.run(command, check=False, capture_output=True)  # noqa: S603 - a constant
+        # Of two at once both succeed, and the second gives the account another number.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _existing() is None:
+            subprocess.run(command, check=False, capture_output=True)  # noqa: S603 - a constant
         return pwd.getpwnam(NAME)
     except (FileNotFoundError, KeyError) as error:
         raise DatabaseError(
             f"Postgres refuses to run as root, and no account '{NAME}' could be made for it. "
             "Run as another user, or set KB_DATABASE_URL to a database."
         ) from error
+    finally:
+        os.close(lock)
 
 
 def _open_the_way(program: Path) -> None:

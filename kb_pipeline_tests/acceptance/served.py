@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,8 +22,12 @@ def dagster_environment(server: str, home: Path, database_url: str, dagster_data
     """Return an environment that can reach nothing but the databases and directories named."""
     instance_url = ensure_database(server, dagster_database).replace("postgresql", "postgresql+psycopg2", 1)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("KB_", "DAGSTER"))}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        # Left to look for one itself, it could find the same as that of tests in another process.
+        port = free.getsockname()[1]
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "KB_UI_PORT": str(port),
         "KB_HOME": str(home),
         "KB_DATABASE_URL": database_url,
         "KB_DAGSTER_DATABASE_URL": instance_url,
