@@ -246,6 +246,7 @@ class BackfillKind(StrEnum):
     CANDIDACY = "candidacy"
     ATTRIBUTION = "attribution"
     TRIALS = "trials"
+    UPLIFT = "uplift"
 
 
 BATCH_SIZE_ROWS: Final = 100
@@ -335,3 +336,43 @@ TIMEFRAMES_SECONDS: Final = {
     "1d": 86_400,
 }
 """Bar lengths understood, in seconds."""
+
+# --- Recommendations ---------------------------------------------------------------------------
+
+TIERS: Final = {
+    "exact": (1.0, None),
+    "partial_trend_vol": (0.85, None),
+    "partial_trend": (0.7, 10),
+    "partial_vol": (0.7, 10),
+    "distance": (0.5, 20),
+    "global_best": (0.3, None),
+}
+"""In the order walked: the confidence of each tier and the most candidates it gives (None: all asked for)."""
+
+_NOT_IN_DISTANCE: Final = {"range_pct", "return_pct", "drift_bps_per_bar"}
+DISTANCE_FEATURES: Final = tuple(name for name in FEATURE_NAMES if name not in _NOT_IN_DISTANCE)
+DISTANCE_SCALE_FLOORS: Final = (0.0005, 0.001, 0.004, 0.05, 1.0, 0.25, 2.5, 0.05)
+"""No feature counts in finer steps, however alike the snapshots of a workspace are in it."""
+MIN_SHARED_FEATURES: Final = 4  # two snapshots that share fewer have no distance
+MAD_TO_STD: Final = 1.4826
+
+RECOMMENDED_CANDIDATES: Final = 20
+MIN_SAMPLES: Final = 5
+MAX_COUNTED: Final = 1_000  # where only an order of magnitude is told, counting ends here
+
+# --- Uplift ------------------------------------------------------------------------------------
+
+
+class UpliftUnknown(StrEnum):
+    """Why the uplift of a tune is unknown: the first that holds, so that counts add up."""
+
+    NOT_ATTRIBUTED = "not_attributed"
+    NO_SCORE = "no_score"
+    UNKNOWN_BASELINE = "unknown_baseline"
+    NO_LIKE_REGIME = "no_like_regime"
+    SELECTED_NOT_TRIED = "selected_not_tried"
+
+
+UPLIFT_TIERS: Final = tuple(TIERS)[:4]  # those by key: the best overall is not chosen by regime
+INTERVAL_LEVEL, BOOTSTRAP_DRAWS, BOOTSTRAP_SEED = 0.95, 1_000, 20_250_101
+MIN_INTERVAL_TUNES, FEW_SYMBOLS = 5, 10
