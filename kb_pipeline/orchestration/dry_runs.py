@@ -44,8 +44,10 @@ def rehearse_regimes(connection: Connection, config: RegimeDryRunSettings, price
         for symbol in _symbols(connection, config, workspace)
     ]
 
+    of_this_run = prices.of_one_run()
+
     def rehearse(target: tuple[Workspace, str]) -> BackfillReport:
-        request = regime_request(prices, *target, config, config.scan())
+        request = regime_request(of_this_run, *target, config, config.scan())
         return backfill_regime(connection, request, dry_run=True)
 
     return [

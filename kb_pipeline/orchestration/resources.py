@@ -6,6 +6,7 @@ page, so it must not choose a server, hold a password or name a file.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
@@ -56,6 +57,10 @@ class Prices:
         """Return all price files, by symbol."""
         return price_files.list_price_files(self.root)
 
+    def of_one_run(self) -> "Prices":
+        """Return the same files as one run sees them."""
+        return _PricesOfOneRun(self._root)
+
     def files_of(self, symbol: str, timeframe: str | None) -> list[PriceFile]:
         """Return the files of one symbol, at least one.
 
@@ -80,6 +85,17 @@ class Prices:
         """Return calendar and time zone of a symbol, None where symbols.yaml does not list it."""
         path = self.root / "symbols.yaml"
         return load_symbols(path).get(symbol) if path.is_file() else None
+
+
+class _PricesOfOneRun(Prices):
+    """Listed once, when first asked for: 500 symbols among 500 files would take six seconds to list."""
+
+    @cached_property
+    def _listed(self) -> list[PriceFile]:
+        return super().files()
+
+    def files(self) -> list[PriceFile]:
+        return self._listed
 
 
 def sync_partitions(

@@ -149,6 +149,21 @@ def test_the_dry_runs_count_what_the_next_run_does_and_write_nothing(
         assert sum(it["scanned"].value for it in done) == counts[check]["scanned"].value
 
 
+def test_a_dry_run_that_dagster_adds_to_a_backfill_reads_nothing_and_says_so(
+    connection: Connection, workspace: Workspace, prices: Prices, instance: dg.DagsterInstance
+) -> None:
+    definitions = build_definitions(database=Database(), prices=prices)
+    result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey("candidacy_decisions")],
+        tags={"dagster/partition": "quant"},
+    )
+    found = {it.check_name: it for it in result.get_asset_check_evaluations()}
+    assert "Not rehearsed" in str(found["candidacy_dry_run"].description)
+    assert "scanned" not in found["candidacy_dry_run"].metadata
+    assert found["ledger_conserved"].metadata["breaches"].value == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
