@@ -15,13 +15,13 @@ from kb_pipeline.storage.ohlcv_files import read_ohlcv_file
 
 def write_minute_bars(path: Path, rows: int) -> None:
     """Write a price file of consecutive minutes from 2000 on."""
-    close = 100 * np.exp(np.cumsum(np.random.default_rng(3).normal(0, 0.0002, rows))).round(6)
+    close = (100 * np.exp(np.cumsum(np.random.default_rng(3).normal(0, 0.0002, rows)))).round(4)
     times = pd.date_range("2000-01-01", periods=rows, freq="min", tz="UTC").strftime("%Y-%m-%dT%H:%M:%SZ")
     columns = {
         "timestamp": times,
         "open": close,
-        "high": close + 1,
-        "low": close - 1,
+        "high": (close + 0.01).round(4),
+        "low": (close - 0.01).round(4),
         "close": close,
         "volume": 10,
     }

@@ -34,6 +34,8 @@ _FORMATS: Final = {
 _CHUNK_BYTES: Final = 1 << 20
 """Measured: larger chunks fall out of the cache before they are hashed."""
 
+_MOST_GROWTH_BYTES: Final = 32 << 20
+
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
@@ -152,9 +154,9 @@ def _read(named: Path, opened: Path, file: io.FileIO) -> Source:
     _refuse_size(named, before.st_size, size_limit)
     reader = _HashingReader(file)
     if is_gzip:
-        data = _unpacked(named, reader, size_limit, is_text=is_text)
+        data = _unpacked(named, reader, before.st_size, size_limit, is_text=is_text)
     else:
-        data = _all_bytes(named, reader, size_limit, is_text=is_text)
+        data = _all_bytes(named, reader, before.st_size, size_limit, is_text=is_text)
     _refuse_change(named, before, os.fstat(file.fileno()), opened)
     if form != "parquet":
         _refuse_binary(named, data, _PACKED, Refusal.BAD_COMPRESSION)
@@ -195,22 +197,35 @@ def _refuse_size(path: Path, size: int, limit: int) -> None:
         )
 
 
-def _all_bytes(path: Path, reader: io.RawIOBase | gzip.GzipFile, limit: int, *, is_text: bool) -> bytearray:
-    """Return everything the reader gives, stopping at the first sign that it is too much."""
-    data = bytearray()
-    line_start = 0
-    while chunk := reader.read(_CHUNK_BYTES):
-        data += chunk
-        _refuse_size(path, len(data), limit)
+def _all_bytes(
+    path: Path, reader: io.RawIOBase | gzip.GzipFile, size: int, limit: int, *, is_text: bool
+) -> bytearray:
+    """Return everything the reader gives, stopping at the first sign that it is too much.
+
+    The room is made at once for the size that is expected: growing it chunk by chunk took longer than
+    reading. Where a reader gives more than expected, it doubles, by a bounded step.
+    """
+    data = bytearray(size + 1)
+    end = line_start = 0
+    while True:
+        with memoryview(data) as room:
+            count = reader.readinto(room[end : end + _CHUNK_BYTES])
+        if not count:
+            break
+        end += count
+        _refuse_size(path, end, limit)
         if is_text:
-            line_start = _last_line_start(path, data, line_start)
+            line_start = _last_line_start(path, data, line_start, end)
+        if end == len(data):
+            data += bytes(min(end, _MOST_GROWTH_BYTES))
+    del data[end:]
     return data
 
 
-def _last_line_start(path: Path, data: bytearray, start: int) -> int:
+def _last_line_start(path: Path, data: bytearray, start: int, end: int) -> int:
     """Return where a line begins that is not longer than allowed so far, from one that begins at start."""
     longest = rules.MAX_OHLCV_LINE_BYTES
-    while len(data) - start > longest:
+    while end - start > longest:
         newline = data.rfind(b"\n", start, start + longest + 1)
         if newline < 0:
             line = data.count(b"\n", 0, start) + 1
@@ -220,10 +235,10 @@ def _last_line_start(path: Path, data: bytearray, start: int) -> int:
     return start
 
 
-def _unpacked(path: Path, reader: _HashingReader, limit: int, *, is_text: bool) -> bytearray:
+def _unpacked(path: Path, reader: _HashingReader, size: int, limit: int, *, is_text: bool) -> bytearray:
     try:
         with closing(gzip.GzipFile(fileobj=reader, mode="rb")) as unpacked:
-            return _all_bytes(path, unpacked, limit, is_text=is_text)
+            return _all_bytes(path, unpacked, size, limit, is_text=is_text)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise refuse(
             path,

@@ -171,7 +171,8 @@ def _good_bars(table: Table, cells: _Cells) -> Bars | None:
     if any(done.values()):
         kept = order[~repeats.exact]
         times, columns = times[kept], {name: values[kept] for name, values in columns.items()}
-    frame = pd.DataFrame(columns, index=pd.DatetimeIndex(times.view("M8[ns]"), tz="UTC", name="ts"))
+    index = pd.DatetimeIndex(times.view("M8[ns]"), tz="UTC", name="ts")
+    frame = pd.DataFrame(columns, index=index, copy=False)
     if ohlcv.violations(frame):
         return None
     frame = ohlcv.OHLCV_SCHEMA.validate(frame, lazy=True, inplace=True)
