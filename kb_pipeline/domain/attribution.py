@@ -7,11 +7,12 @@ is the attribution backfill's work.
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from kb_pipeline.domain.leave_one_out import OwnScores, best_tried, mean_score, own_scores
 from kb_pipeline.domain.regime_key import (
     compute_regime_fingerprint,
     regime_key_from_tags,
@@ -20,7 +21,6 @@ from kb_pipeline.domain.regime_key import (
 from kb_pipeline.rules import (
     EXCLUSIVE_TAG_PAIRS,
     MAX_TRIALS_PER_TUNE,
-    MEAN_SCORE_DECIMALS,
     READABLE_REGIME_SCHEMA_VERSIONS,
 )
 
@@ -103,7 +103,7 @@ class ParameterScores:
         sets, part_of = np.unique(hashes, return_inverse=True)
         total: Floats = np.bincount(part_of, weights=totals, minlength=len(sets)).astype(np.float64)
         count = np.bincount(part_of, weights=tunes, minlength=len(sets)).astype(np.int64)
-        by_mean = np.argsort(-_mean(total, count), kind="stable")[:LEADERS]
+        by_mean = np.argsort(-mean_score(total, count), kind="stable")[:LEADERS]
         kept = count > 1
         kept[by_mean] = True
         place = np.cumsum(kept) - 1
@@ -126,44 +126,38 @@ class ParameterScores:
             scores: Its out-of-sample score, NaN where it has none, same shape.
         """
         count = len(tune_hashes)
-        scored = ~np.isnan(scores)
-        own = _own_scores(trial_tunes[scored], tried[scored], scores[scored])
+        own = own_scores(trial_tunes, tried, scores)
         means = self._means_over_others(own, _is_among(self.counted, tune_hashes))
-        by_preference = np.lexsort((own.hashes, -means, own.tunes))
-        best_tunes, first = np.unique(own.tunes[by_preference], return_index=True)
-        best_row = np.full(count, -1)
-        best_row[best_tunes] = by_preference[first]
-        best_mean = np.full(count, -np.inf)
-        best_mean[best_tunes] = means[best_row[best_tunes]]
+        best_row, best_mean = best_tried(own.tunes, means, count)
         known = (best_mean > -np.inf) & (self._best_untried_means(own, best_mean) <= best_mean)
         baselines = np.full(count, np.nan)
-        baselines[known] = own.means[best_row[known]]
+        baselines[known] = own.scores[best_row[known]]
         baselines[trial_tunes[tried == self.declared_default]] = np.nan
-        default = np.flatnonzero(own.hashes == self.declared_default)
-        baselines[own.tunes[default]] = own.means[default]
+        default = np.flatnonzero(own.sets == self.declared_default)
+        baselines[own.tunes[default]] = own.scores[default]
         return baselines
 
-    def _means_over_others(self, own: "_OwnScores", is_counted: npt.NDArray[np.bool_]) -> Floats:
+    def _means_over_others(self, own: OwnScores, is_counted: npt.NDArray[np.bool_]) -> Floats:
         """Return the mean of each tried set over the other tunes, -inf where no other tune tried it."""
         if not len(self.hashes):
-            return np.full(len(own.hashes), -np.inf)
-        place = np.minimum(np.searchsorted(self.hashes, own.hashes), len(self.hashes) - 1)
+            return np.full(len(own.sets), -np.inf)
+        place = np.minimum(np.searchsorted(self.hashes, own.sets), len(self.hashes) - 1)
         itself = is_counted[own.tunes]
-        others = np.where(self.hashes[place] == own.hashes, self.tunes[place] - itself, 0)
-        rest = self.totals[place] - np.where(itself, own.means, 0)
-        return np.where(others > 0, _mean(rest, np.maximum(others, 1)), -np.inf)
+        others = np.where(self.hashes[place] == own.sets, self.tunes[place] - itself, 0)
+        rest = self.totals[place] - np.where(itself, own.scores, 0)
+        return np.where(others > 0, mean_score(rest, np.maximum(others, 1)), -np.inf)
 
-    def _best_untried_means(self, own: "_OwnScores", enough: Floats) -> Floats:
+    def _best_untried_means(self, own: OwnScores, enough: Floats) -> Floats:
         """Return the mean of the best set each tune did not try, no further down than `enough`."""
         best = np.full(len(enough), -np.inf)
         open_ = np.ones(len(enough), dtype=bool)
         for leader in self.leaders:
-            mean = _mean(self.totals[leader], self.tunes[leader])
+            mean = mean_score(self.totals[leader], self.tunes[leader])
             open_ &= mean > enough
             if not open_.any():
                 break
             tried = np.zeros(len(enough), dtype=bool)
-            tried[own.tunes[own.hashes == self.hashes[leader]]] = True
+            tried[own.tunes[own.sets == self.hashes[leader]]] = True
             best[open_ & ~tried] = mean
             open_ &= tried
         return best
@@ -176,27 +170,3 @@ def _is_among(ascending: Hashes, wanted: Hashes) -> npt.NDArray[np.bool_]:
     place = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
     found: npt.NDArray[np.bool_] = ascending[place] == wanted
     return found
-
-
-def _mean(totals: Floats, counts: Integers) -> Floats:
-    """Return means, rounded so that what differs by the order of adding alone is a tie."""
-    return np.round(totals / counts, MEAN_SCORE_DECIMALS)
-
-
-class _OwnScores(NamedTuple):
-    """The distinct parameter sets of each tune: tune, hash, mean score of its trials."""
-
-    tunes: Integers
-    hashes: Hashes
-    means: Floats
-
-
-def _own_scores(tunes: Integers, tried: Hashes, scores: Floats) -> _OwnScores:
-    """Average the trials of each tune by parameter set; a random search may try one set twice."""
-    order = np.lexsort((tried, tunes))
-    tunes, tried, scores = tunes[order], tried[order], scores[order]
-    if not len(tunes):
-        return _OwnScores(tunes, tried, scores)
-    begins = np.flatnonzero(np.r_[True, (np.diff(tunes) != 0) | (np.diff(tried) != 0)])
-    trials = np.diff(np.r_[begins, len(tunes)])
-    return _OwnScores(tunes[begins], tried[begins], np.add.reduceat(scores, begins) / trials)

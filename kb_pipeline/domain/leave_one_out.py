@@ -19,14 +19,12 @@ Flags = npt.NDArray[np.bool_]
 class OwnScores(NamedTuple):
     """The distinct parameter sets of each tune, ordered by tune and set, shape (rows,).
 
-    Position of the tune, number of the set, and the mean of its trials out of sample and in sample;
-    NaN where a trial of the set has no score in sample. Every set has one out of sample.
+    Position of the tune, name of the set (a hash or a number), mean score of its trials.
     """
 
     tunes: Integers
     sets: Integers
     scores: Floats
-    scores_in_sample: Floats
 
 
 class Choice(NamedTuple):
@@ -40,24 +38,43 @@ class Choice(NamedTuple):
     compared: Flags
 
 
-def own_scores(tunes: Integers, sets: Integers, scores: Floats, scores_in_sample: Floats) -> OwnScores:
+def own_scores(tunes: Integers, sets: Integers, scores: Floats) -> OwnScores:
     """Average the trials of each tune by parameter set; a random search may try one set twice.
 
     Args:
         tunes: Position of the tune of each trial, shape (trials,).
-        sets: Number of its parameter set, at least 0, same shape.
-        scores: Its score out of sample, NaN where it has none, same shape.
-        scores_in_sample: The same in sample.
+        sets: Its parameter set, same shape.
+        scores: Its score, NaN where it has none, same shape. Such a trial counts for nothing.
     """
     scored = ~np.isnan(scores)
-    tunes, sets, values = tunes[scored], sets[scored], np.stack([scores, scores_in_sample])[:, scored]
+    tunes, sets, scores = tunes[scored], sets[scored], scores[scored]
     if not len(tunes):
-        return OwnScores(tunes, sets, values[0], values[1])
+        return OwnScores(tunes, sets, scores)
     order = np.lexsort((sets, tunes))
-    tunes, sets, values = tunes[order], sets[order], values[:, order]
+    tunes, sets, scores = tunes[order], sets[order], scores[order]
     begins = _beginnings(tunes, sets)
-    means = np.add.reduceat(values, begins, axis=1) / np.diff(np.r_[begins, len(tunes)])
-    return OwnScores(tunes[begins], sets[begins], means[0], means[1])
+    trials = np.diff(np.r_[begins, len(tunes)])
+    return OwnScores(tunes[begins], sets[begins], np.add.reduceat(scores, begins) / trials)
+
+
+def best_tried(tunes: Integers, means: Floats, count: int) -> tuple[Integers, Floats]:
+    """Return of each tune its row with the best mean and that mean; -1 and -inf where it has no row.
+
+    Of rows with equal means it is the first.
+
+    Args:
+        tunes: Position of the tune of each row, ascending, shape (rows,).
+        means: Mean score of the row's set in other tunes, -inf where none tried it, same shape.
+        count: Number of tunes.
+    """
+    best_rows, best_means = np.full(count, -1), np.full(count, -np.inf)
+    if len(tunes):
+        begins = _beginnings(tunes)
+        best_means[tunes[begins]] = np.maximum.reduceat(means, begins)
+        at_best = np.flatnonzero(means == best_means[tunes])
+        first = at_best[_beginnings(tunes[at_best])]
+        best_rows[tunes[first]] = first
+    return best_rows, best_means
 
 
 def best_elsewhere(own: OwnScores, groups: Integers) -> Choice:
@@ -67,26 +84,18 @@ def best_elsewhere(own: OwnScores, groups: Integers) -> Choice:
     tried comes first, then the lower number.
 
     Args:
-        own: What each tune scored.
+        own: What each tune scored; sets are named by numbers from 0.
         groups: Group of each tune, -1 for none, shape (tunes,).
     """
     rows = np.flatnonzero(groups[own.tunes] >= 0)
-    choice = Choice(np.full(len(groups), -1), np.zeros(len(groups), dtype=bool))
-    if not len(rows):
-        return choice
-    sets = _GroupSets.of(own, rows, groups)
-    begins = _beginnings(own.tunes[rows])
-    tunes = own.tunes[rows[begins]]
-    of_tune = np.repeat(np.arange(len(begins)), np.diff(np.r_[begins, len(rows)]))
-    means = sets.means_over_others(own.scores[rows])
-    best = np.maximum.reduceat(means, begins)
-    choice.compared[tunes] = best > -np.inf
-    chosen = np.flatnonzero((means == best[of_tune]) & choice.compared[tunes][of_tune])
-    chosen = chosen[_beginnings(of_tune[chosen])]
-    untried = sets.best_untried_means(of_tune, begins)
-    kept = untried[of_tune[chosen]] <= means[chosen]
-    choice.rows[tunes[of_tune[chosen[kept]]]] = rows[chosen[kept]]
-    return choice
+    inside = OwnScores(own.tunes[rows], own.sets[rows], own.scores[rows])
+    tried = _GroupSets.of(inside, groups)
+    best, means = best_tried(inside.tunes, tried.means_over_others(inside.scores), len(groups))
+    compared = means > -np.inf
+    chosen = np.flatnonzero(compared & (tried.best_untried_means(inside.tunes, len(groups)) <= means))
+    choice = np.full(len(groups), -1)
+    choice[chosen] = rows[best[chosen]]
+    return Choice(choice, compared)
 
 
 class _GroupSets(NamedTuple):
@@ -105,11 +114,11 @@ class _GroupSets(NamedTuple):
     ends: Integers
 
     @classmethod
-    def of(cls, own: OwnScores, rows: Integers, groups: Integers) -> "_GroupSets":
-        numbers = int(own.sets.max()) + 1
-        keys, members = np.unique(groups[own.tunes[rows]] * numbers + own.sets[rows], return_inverse=True)
+    def of(cls, own: OwnScores, groups: Integers) -> "_GroupSets":
+        numbers = int(own.sets.max(initial=0)) + 1
+        keys, members = np.unique(groups[own.tunes] * numbers + own.sets, return_inverse=True)
         tunes = np.bincount(members).astype(np.int64)
-        totals = np.bincount(members, weights=own.scores[rows]).astype(np.float64)
+        totals = np.bincount(members, weights=own.scores).astype(np.float64)
         means = mean_score(totals, tunes)
         order = np.lexsort((-means, keys // numbers))
         bounds = np.r_[_beginnings(keys // numbers), len(keys)]
@@ -124,24 +133,28 @@ class _GroupSets(NamedTuple):
         means = mean_score(self.totals[self.members] - scores, np.maximum(others, 1))
         return np.where(others > 0, means, -np.inf)
 
-    def best_untried_means(self, of_tune: Integers, begins: Integers) -> Floats:
+    def best_untried_means(self, tunes: Integers, count: int) -> Floats:
         """Return the mean of the best set each tune did not try, -inf where it tried all of its group.
 
-        A tune's ranks are sorted; the first place whose rank is not its own number is the best rank
-        that is missing among them.
+        Its rank is the lowest that is missing among the ranks of the sets the tune tried: in ascending
+        order, the first place whose number is not the rank that stands there.
         """
+        best = np.full(count, -np.inf)
+        begins = _beginnings(tunes)
+        sets_of = np.diff(np.r_[begins, len(tunes)])
+        of_tune = np.repeat(np.arange(len(begins)), sets_of)
         width = len(self.ranks) + 1
         ranks = np.sort(of_tune * width + self.ranks[self.members]) - of_tune * width
-        places = np.arange(len(of_tune)) - begins[of_tune]
-        # Past its own sets stands one more place, where the best rank is that nothing before it misses.
-        missing = np.diff(np.r_[begins, len(of_tune)])
+        places = np.arange(len(tunes)) - begins[of_tune]
         gaps = np.flatnonzero(ranks != places)
         first = gaps[_beginnings(of_tune[gaps])]
+        missing = sets_of
         missing[of_tune[first]] = places[first]
         member = self.members[begins]
-        place = self.begins[member] + missing
-        untried = place < self.ends[member]
-        return np.where(untried, self.means_by_rank[np.minimum(place, len(self.ranks) - 1)], -np.inf)
+        rank = self.begins[member] + missing
+        untried = np.flatnonzero(rank < self.ends[member])
+        best[tunes[begins[untried]]] = self.means_by_rank[rank[untried]]
+        return best
 
 
 def mean_score(totals: Floats, tunes: Integers) -> Floats:

@@ -82,7 +82,7 @@ def measure_uplifts(tunes: Tunes, trials: Trials) -> Uplifts:
     over those of a regime like it, from tier to tier. A set that the tune did not try has no score in
     it: then the uplift is unknown.
     """
-    own = own_scores(*trials)
+    own = own_scores(trials.tunes, trials.sets, trials.scores)
     blind = best_elsewhere(own, tunes.pools).rows
     baseline, by_default = _baselines(own, tunes, trials, blind)
     selected, tiers = _selected(own, tunes)
@@ -96,7 +96,7 @@ def measure_uplifts(tunes: Tunes, trials: Trials) -> Uplifts:
     return Uplifts(
         uplifts=scores - _at(own.scores, baseline),
         over_blind=scores - _at(own.scores, blind),
-        gaps=_at(own.scores_in_sample, selected) - scores,
+        gaps=_scores_in_sample(own, trials, selected) - scores,
         tiers=np.where(reasons < 0, tiers, -1),
         reasons=reasons,
         by_default=by_default,
@@ -145,6 +145,17 @@ def combined(*columns: Integers) -> Integers:
         width = int(column.max(initial=0)) + 1
         _, numbers = np.unique(numbers * width + column, return_inverse=True)
     return np.where(absent, -1, numbers)
+
+
+def _scores_in_sample(own: OwnScores, trials: Trials, selected: Integers) -> Floats:
+    """Return the mean score in sample of each tune's selected set, NaN where a trial of it has none."""
+    chosen = np.full(len(selected), -1)
+    chosen[selected >= 0] = own.sets[selected[selected >= 0]]
+    of_chosen = (trials.sets == chosen[trials.tunes]) & ~np.isnan(trials.scores)
+    tunes, scores = trials.tunes[of_chosen], trials.scores_in_sample[of_chosen]
+    means = np.full(len(selected), np.nan)
+    means[tunes] = (np.bincount(tunes, weights=scores) / np.maximum(np.bincount(tunes), 1))[tunes]
+    return means
 
 
 def _at(values: Floats, rows: Integers) -> Floats:
