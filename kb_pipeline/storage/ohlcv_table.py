@@ -5,6 +5,7 @@ duplicates, and the rules of `domain.ohlcv`, whose failures are shown at their p
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -144,9 +145,11 @@ def good_bars_from_table(table: Table, timezone: ZoneInfo | None) -> Bars | None
 
 
 def _read_cells(table: Table, timezone: ZoneInfo | None, *, exact: bool) -> _Cells:
-    times = read_times(table.cells["time"], timezone, exact=exact)
     names = [name for name in (*ohlcv.PRICE_COLUMNS, *ohlcv.OPTIONAL_COLUMNS) if name in table.cells]
-    numbers = {name: read_numbers(table.cells[name], exact=exact) for name in names}
+    with ThreadPoolExecutor() as pool:  # Arrow lets go of the interpreter while it converts a column
+        numbers_read = pool.map(lambda name: read_numbers(table.cells[name], exact=exact), names)
+        times = read_times(table.cells["time"], timezone, exact=exact)
+        numbers = dict(zip(names, numbers_read, strict=True))
     return _Cells(
         times.values,
         {name: column.values for name, column in numbers.items()},
@@ -206,14 +209,15 @@ class _Repeats(NamedTuple):
 
 def _order_and_repeats(times: Times, columns: Columns) -> tuple[Times, _Repeats]:
     # Compared and not subtracted: 1900 and 2200 are further apart than 64 bits of nanoseconds.
-    is_sorted = (times[1:] > times[:-1]).all()
-    order = np.arange(len(times)) if is_sorted else np.argsort(times, kind="stable")
-    same_time = np.zeros(len(times), dtype=bool)
+    none = np.zeros(len(times), dtype=bool)
+    if (times[1:] > times[:-1]).all():
+        return np.arange(len(times)), _Repeats(none, none)
+    order = np.argsort(times, kind="stable")
+    same_time, same_values = none, none.copy()
     same_time[1:] = times[order][1:] == times[order][:-1]
-    same_values = same_time.copy()
-    if same_time.any():
-        for values in columns.values():
-            same_values[1:] &= values[order][1:] == values[order][:-1]
+    same_values[1:] = same_time[1:]
+    for values in columns.values():
+        same_values[1:] &= values[order][1:] == values[order][:-1]
     return order, _Repeats(same_values, same_time & ~same_values)
 
 
