@@ -277,6 +277,11 @@ CLIENT_CONNECTION_CHECK_MS: Final = 2_000
 CONNECT_TIMEOUT_S: Final = 10
 """How long a connection may take before the database counts as out of reach."""
 
+STALE_TUNE_S: Final = 3_600
+"""A completed tune that waits longer for its regime is worth an operator's look."""
+
+OLDEST_SUPPORTED_POSTGRES: Final = 15
+
 MIGRATION_LOCK_WAIT_S: Final = 60
 """How long a migration waits for another process's migration, or for a table someone is using."""
 
@@ -375,4 +380,4 @@ class UpliftUnknown(StrEnum):
 
 UPLIFT_TIERS: Final = tuple(TIERS)[:4]  # those by key: the best overall is not chosen by regime
 INTERVAL_LEVEL, BOOTSTRAP_DRAWS, BOOTSTRAP_SEED = 0.95, 1_000, 20_250_101
-MIN_INTERVAL_TUNES, FEW_SYMBOLS = 5, 10
+MIN_INTERVAL_TUNES, FEW_SYMBOLS = 5, 15

@@ -8,7 +8,7 @@ import sys
 import click
 
 from kb_pipeline import rules
-from kb_pipeline.cli import backfills, database
+from kb_pipeline.cli import backfills, database, doctor, knowledge, uplift
 from kb_pipeline.errors import KbPipelineError
 
 
@@ -28,8 +28,14 @@ for command in (
     backfills.backfill_regime,
     backfills.backfill_attribution,
     backfills.ingest_trials,
+    uplift.uplift,
     backfills.explain,
     backfills.demo,
+    knowledge.best,
+    knowledge.regimes,
+    knowledge.recommend,
+    knowledge.similar,
+    doctor.doctor,
     database.partitions,
     database.db,
 ):

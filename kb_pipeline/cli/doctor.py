@@ -1,0 +1,31 @@
+"""The command that says what is wrong and what to do about it."""
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+
+from kb_pipeline.rules import ExitCode
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Check connection, tables, role, ledger, locks and waiting tunes; name a next step for each finding.
+
+    Ends with 1 where something keeps the backfills from working, else with 0.
+    """
+    from kb_pipeline.storage.doctor import Level, examine
+
+    findings = []
+    for finding in examine():
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{finding.level:<9}{finding.check:<12}{finding.found}")
+            if finding.next_step:
+                click.echo(f"{'':<21}-> {finding.next_step}")
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    if any(finding.level == Level.FAILURE for finding in findings):
+        sys.exit(ExitCode.FAILURE)

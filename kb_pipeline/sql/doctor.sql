@@ -1,0 +1,54 @@
+-- session --
+-- Who the session is: role, and whether row-level security or any check is beyond it.
+SELECT current_user::text, role.rolsuper, role.rolbypassrls
+  FROM pg_roles AS role
+ WHERE role.rolname = current_user
+
+-- refused_privileges --
+-- What the backfills need and this role may not do.
+SELECT needed.table_name, needed.privilege
+  FROM (VALUES ('workspaces', 'SELECT'), ('kb_entities', 'SELECT'), ('kb_strategy_specs', 'SELECT'),
+               ('run_plans', 'SELECT'), ('backtest_tune_runs', 'SELECT'),
+               ('backtest_runs', 'SELECT'), ('backtest_runs', 'UPDATE'),
+               ('backtest_tunes', 'SELECT'), ('backtest_tunes', 'UPDATE'),
+               ('kb_status_history', 'INSERT'),
+               ('kb_trials', 'SELECT'), ('kb_trials', 'INSERT'), ('kb_trials', 'UPDATE'),
+               ('kb_backfill_runs', 'SELECT'), ('kb_backfill_runs', 'INSERT'), ('kb_backfill_runs', 'UPDATE'))
+       AS needed (table_name, privilege)
+ WHERE NOT has_table_privilege(needed.table_name, needed.privilege)
+
+-- open_ledger_rows --
+-- Backfills that the ledger says are running: workspace, kind, who runs them and since when they last
+-- committed, in seconds.
+SELECT run.workspace_id, workspace.slug, run.backfill_type, run.holder,
+       extract(epoch FROM clock_timestamp() - run.updated_at)::float8
+  FROM kb_backfill_runs AS run
+  JOIN workspaces AS workspace
+    ON workspace.id = run.workspace_id
+ WHERE run.status = 'running'
+   AND run.holder IS NOT NULL
+ ORDER BY run.started_at
+
+-- blocked_sessions --
+-- Sessions of this database that wait for another one: who, for how many seconds, and for whom.
+SELECT waiting.pid, waiting.application_name,
+       extract(epoch FROM clock_timestamp() - waiting.query_start)::float8,
+       pg_blocking_pids(waiting.pid)
+  FROM pg_stat_activity AS waiting
+ WHERE waiting.datname = current_database()
+   AND cardinality(pg_blocking_pids(waiting.pid)) > 0
+ ORDER BY waiting.query_start
+
+-- waiting_tunes --
+-- Of each active workspace the completed tunes without an attribution and the seconds since the first of
+-- them completed. The partial index holds just these.
+SELECT workspace.id, workspace.slug, count(*),
+       extract(epoch FROM clock_timestamp() - min(tune.completed_at))::float8
+  FROM workspaces AS workspace
+  JOIN backtest_tunes AS tune
+    ON tune.workspace_id = workspace.id
+   AND tune.status = 'completed'
+   AND (tune.regime_key IS NULL OR tune.attributed_completed_at IS DISTINCT FROM tune.completed_at)
+ WHERE workspace.is_active
+ GROUP BY workspace.id, workspace.slug
+ ORDER BY workspace.slug

@@ -1,0 +1,160 @@
+"""Look at a database as an operator would: what is wrong, what waits, and what to do next.
+
+Every check reads and none changes anything. Statements: `sql/doctor.sql`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from kb_pipeline.errors import KbPipelineError
+from kb_pipeline.rules import OLDEST_SUPPORTED_POSTGRES, STALE_TUNE_S, BackfillKind
+from kb_pipeline.sql import statement
+from kb_pipeline.storage import migrations
+from kb_pipeline.storage.locks import lock_key
+from kb_pipeline.storage.paths import data_directory
+from kb_pipeline.storage.postgres import Connection, connect, database_url, redact
+from kb_pipeline.storage.symbols import load_symbols
+
+
+class Level(StrEnum):
+    """How much a finding matters: nothing to do, look at it, or the work cannot go on."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found, and the next step where there is one."""
+
+    check: str
+    level: Level
+    found: str
+    next_step: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Yield what every check finds; checks that need what an earlier one found missing are left out."""
+    try:
+        url = database_url()
+        connection = connect(url, application_name="kb-pipeline doctor")
+    except KbPipelineError as error:
+        step = "Start the server, or correct KB_DATABASE_URL; without it the embedded Postgres is used."
+        yield Finding("connection", Level.FAILURE, " ".join(str(error).split()), step)
+        return
+    with connection:
+        yield _server(connection, url)
+        schema = _schema(url)
+        yield schema
+        if schema.level == Level.OK:
+            for check in _CHECKS:
+                yield from check(connection)
+    yield _symbols()
+
+
+def _server(connection: Connection, url: str) -> Finding:
+    version = connection.info.server_version
+    found = f"Postgres {version // 10_000}.{version % 10_000} answers at {redact(url)}."
+    if version // 10_000 < OLDEST_SUPPORTED_POSTGRES:
+        return Finding(
+            "connection", Level.FAILURE, found, f"Use Postgres {OLDEST_SUPPORTED_POSTGRES} or newer."
+        )
+    return Finding("connection", Level.OK, found)
+
+
+def _schema(url: str) -> Finding:
+    waiting = migrations.pending(url)
+    if waiting:
+        found = f"{len(waiting)} migrations are not applied, the first is {waiting[0]}."
+        return Finding("schema", Level.FAILURE, found, "Run: kb-pipeline db migrate")
+    return Finding("schema", Level.OK, "The tables are up to date.")
+
+
+def _role(connection: Connection) -> Iterator[Finding]:
+    name, is_superuser, bypasses = connection.execute(statement("doctor.session")).fetchone() or ("", 0, 0)
+    refused = connection.execute(statement("doctor.refused_privileges")).fetchall()
+    if refused:
+        missing = ", ".join(f"{privilege} on {table}" for table, privilege in refused)
+        step = (
+            f"Grant them as the owner of the tables, for instance: GRANT {refused[0][1]} ON {refused[0][0]}"
+        )
+        yield Finding("role", Level.FAILURE, f"{name} may not {missing}.", f"{step} TO {name}")
+    elif is_superuser or bypasses:
+        found = f"{name} is a superuser or bypasses row security, so the database checks nothing it does."
+        step = "On a server that others share, connect as a role that owns nothing."
+        yield Finding("role", Level.WARNING, found, step)
+    else:
+        yield Finding("role", Level.OK, f"{name} may do what the backfills need.")
+
+
+def _ledger(connection: Connection) -> Iterator[Finding]:
+    left = running = 0
+    for workspace_id, slug, kind, holder, idle_s in connection.execute(
+        statement("doctor.open_ledger_rows")
+    ).fetchall():
+        if _is_held(connection, kind, workspace_id):
+            running += 1
+            continue
+        left += 1
+        found = (
+            f"The {kind} backfill of {slug} ({holder}) ended {_ago(idle_s)} without closing its ledger row."
+        )
+        step = "Run the same command again: it goes on after the last committed batch and closes the row."
+        yield Finding("ledger", Level.WARNING, found, step)
+    if not left:
+        found = f"{running} backfills run now." if running else "No backfill is running or was left running."
+        yield Finding("ledger", Level.OK, found)
+
+
+def _is_held(connection: Connection, kind: str, workspace_id: UUID) -> bool:
+    key = lock_key(BackfillKind(kind), workspace_id)
+    return connection.execute(statement("session.lock_holder"), {"key": key}).fetchone() is not None
+
+
+def _locks(connection: Connection) -> Iterator[Finding]:
+    blocked = connection.execute(statement("doctor.blocked_sessions")).fetchall()
+    for pid, application, waited_s, blockers in blocked:
+        by = ", ".join(map(str, blockers))
+        found = f"Server process {pid} ({application or 'unnamed'}) has waited {waited_s:.0f} s for {by}."
+        step = f"Look {by} up in pg_stat_activity, and end it with pg_terminate_backend if it hangs."
+        yield Finding("locks", Level.WARNING, found, step)
+    if not blocked:
+        yield Finding("locks", Level.OK, "No session waits for another.")
+
+
+def _tunes(connection: Connection) -> Iterator[Finding]:
+    late = False
+    for workspace_id, slug, count, oldest_s in connection.execute(
+        statement("doctor.waiting_tunes")
+    ).fetchall():
+        if oldest_s is None or oldest_s < STALE_TUNE_S:
+            continue
+        late = True
+        found = f"{count:,} completed tunes of {slug} have no regime; the first completed {_ago(oldest_s)}."
+        command = f"kb-pipeline backfill-attribution --workspace-id {workspace_id} --dry-run --list"
+        yield Finding("tunes", Level.WARNING, found, f"See what they wait for: {command}")
+    if not late:
+        yield Finding("tunes", Level.OK, "No completed tune has waited long for its regime.")
+
+
+def _symbols() -> Finding:
+    path = data_directory() / "symbols.yaml"
+    try:
+        return Finding("symbols", Level.OK, f"{path} names {len(load_symbols(path))} symbols.")
+    except KbPipelineError as error:
+        step = "Backfills need --calendar until it can be read; KB_DATA_ROOT moves the directory for Dagster."
+        return Finding("symbols", Level.WARNING, str(error), step)
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+_CHECKS: Final[tuple[Callable[[Connection], Iterator[Finding]], ...]] = (_role, _ledger, _locks, _tunes)

@@ -1,0 +1,124 @@
+"""What `kb-pipeline doctor` finds, each fault made for real."""
+
+import os
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from psycopg import sql
+
+from kb_pipeline.rules import BackfillKind
+from kb_pipeline.storage.doctor import Finding, Level, examine
+from kb_pipeline.storage.locks import writer_lock
+from kb_pipeline.storage.postgres import Connection, connect
+from kb_pipeline_tests.builders import add_tune
+from kb_pipeline_tests.conftest import Workspace
+
+
+def _found(check: str) -> list[Finding]:
+    return [finding for finding in examine() if finding.check == check]
+
+
+def _leave_running(connection: Connection, workspace_id: UUID) -> None:
+    connection.execute(
+        "INSERT INTO kb_backfill_runs (workspace_id, backfill_type, status, holder, updated_at)"
+        " VALUES (%s, 'candidacy', 'running', 'process 7 on desk', now() - interval '3 hours')",
+        [workspace_id],
+    )
+
+
+@pytest.fixture
+def poor_role(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A role that may look at everything and change nothing; KB_DATABASE_URL connects as it."""
+    name = sql.Identifier("doctor_reader")
+    connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(name))
+    connection.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(name))
+    url = os.environ["KB_DATABASE_URL"].replace("//kb@", "//doctor_reader:secret@")
+    monkeypatch.setenv("KB_DATABASE_URL", url)
+    yield "doctor_reader"
+    connection.execute(sql.SQL("DROP OWNED BY {}").format(name))
+    connection.execute(sql.SQL("DROP ROLE {}").format(name))
+
+
+def test_a_sound_database_needs_no_next_step(connection: Connection, workspace: Workspace) -> None:
+    findings = list(examine())
+    assert [finding.check for finding in findings] == [
+        "connection",
+        "schema",
+        "role",
+        "ledger",
+        "locks",
+        "tunes",
+        "symbols",
+    ]
+    assert [finding.next_step for finding in findings if finding.check != "role"] == [""] * 6
+
+
+def test_without_a_server_nothing_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KB_DATABASE_URL", "postgresql://someone:canary@127.0.0.1:1/kb")
+    (finding,) = examine()
+    assert (finding.check, finding.level) == ("connection", Level.FAILURE)
+    assert "canary" not in finding.found
+    assert "\n" not in finding.found
+
+
+def test_missing_tables_are_a_failure_that_names_the_command(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KB_DATABASE_URL", empty_database_url)
+    (schema,) = _found("schema")
+    assert (schema.level, schema.next_step) == (Level.FAILURE, "Run: kb-pipeline db migrate")
+    assert "001_create_platform_tables" in schema.found
+    assert _found("ledger") == []
+
+
+def test_a_backfill_that_died_is_told_from_one_that_runs(
+    connection: Connection, workspace: Workspace
+) -> None:
+    _leave_running(connection, workspace.id)
+    (dead,) = _found("ledger")
+    assert dead.level == Level.WARNING
+    assert dead.found == (
+        "The candidacy backfill of quant (process 7 on desk) ended 3 hours ago "
+        "without closing its ledger row."
+    )
+    with writer_lock(connection, BackfillKind.CANDIDACY, workspace.id):
+        (alive,) = _found("ledger")
+    assert (alive.level, alive.found) == (Level.OK, "1 backfills run now.")
+
+
+def test_a_session_that_waits_is_shown_with_whom_it_waits_for(
+    connection: Connection, workspace: Workspace
+) -> None:
+    with connect(application_name="slow reader") as other, connection.transaction():
+        connection.execute("UPDATE workspaces SET name = 'Held'")
+        waiting = threading.Thread(target=other.execute, args=("UPDATE workspaces SET name = 'Late'",))
+        waiting.start()
+        findings: list[Finding] = []
+        while not findings or findings[0].level == Level.OK:
+            findings = _found("locks")
+        held_by = connection.info.backend_pid
+    waiting.join()
+    assert "(slow reader) has waited" in findings[0].found
+    assert findings[0].next_step.startswith(f"Look {held_by} up in pg_stat_activity")
+
+
+def test_a_tune_that_has_waited_for_more_than_an_hour_is_named(
+    connection: Connection, workspace: Workspace
+) -> None:
+    now = datetime.now(UTC)
+    add_tune(connection, workspace, completed_at=now)
+    assert _found("tunes")[0].level == Level.OK
+    add_tune(connection, workspace, completed_at=now - timedelta(days=2))
+    (finding,) = _found("tunes")
+    assert finding.found == "2 completed tunes of quant have no regime; the first completed 2 days ago."
+    assert f"--workspace-id {workspace.id} --dry-run --list" in finding.next_step
+
+
+def test_a_role_that_may_not_write_is_told_what_to_grant(poor_role: str, workspace: Workspace) -> None:
+    (finding,) = _found("role")
+    assert finding.level == Level.FAILURE
+    assert "UPDATE on backtest_runs" in finding.found
+    assert finding.next_step.endswith(f"GRANT UPDATE ON backtest_runs TO {poor_role}")
