@@ -76,7 +76,7 @@ class _AttributionWork:
         """Name the regime of each tune's best trial, or why there is none."""
         if not page.ids:
             return Decisions(())
-        _, strategy_ids, completed, run_ids, _, _, snapshot_types, versions, tags, scores = page.columns
+        _, strategy_ids, completed, run_ids, _, _, snapshot_types, versions, tags, _, scores = page.columns
         regimes = [
             _regime(*row) for row in zip(completed, run_ids, snapshot_types, versions, tags, strict=True)
         ]
@@ -93,7 +93,7 @@ class _AttributionWork:
         )
 
     def write(self, connection: Connection, page: Page, rows: Sequence[int]) -> set[str]:
-        _, _, _, run_ids, params, sharpes, *_ = page.columns
+        _, _, _, run_ids, params, sharpes, _, _, _, timeframes, _ = page.columns
         regimes, baselines = page.payload
         return backtest_tunes.land_attributions(
             connection,
@@ -106,6 +106,7 @@ class _AttributionWork:
                 "params": [params[row] for row in rows],
                 "run_ids": [run_ids[row] for row in rows],
                 "baseline_scores": [baselines[row] for row in rows],
+                "timeframes": [timeframes[row] for row in rows],
             },
         )
 

@@ -15,6 +15,7 @@ SELECT tune.id::text,
        jsonb_typeof(snapshot.regime),
        (snapshot.regime -> 'schema_version')::text,
        (snapshot.regime -> 'regime_tags')::text,
+       left(coalesce(run.dataset_meta ->> 'timeframe', snapshot.regime ->> 'timeframe'), 32), -- it is indexed
        trials.scores
   FROM backtest_tunes AS tune
  CROSS JOIN LATERAL (
@@ -57,29 +58,37 @@ SELECT tune.id::text,
 
 -- land_attributions --
 -- Write the regime a tune was won in, its best score and its baseline, and remember the completion
--- they belong to. The version token on the target keeps a tune that completes again for later.
-UPDATE backtest_tunes AS tune
-   SET regime_schema_version = (%(schema_versions)b::text[])[read.regime],
-       tag_ruleset_id = %(ruleset_id)s,
-       regime_key = (%(regime_keys)b::text[])[read.regime],
-       regime_fingerprint = (%(fingerprints)b::text[])[read.regime],
-       trend_tag = (%(trend_tags)b::text[])[read.regime],
-       vol_tag = (%(vol_tags)b::text[])[read.regime],
-       efficiency_tag = (%(efficiency_tags)b::text[])[read.regime],
-       best_oos_score = read.best_score,
-       best_oos_params = read.params::jsonb,
-       best_oos_run_id = read.run_id,
-       baseline_oos_score = read.baseline_score,
-       attributed_completed_at = tune.completed_at
-  FROM unnest(%(ids)b::text[]::uuid[], %(versions)b::text[]::xid[], %(regimes)b::int8[],
-              %(best_scores)b::float8[], %(params)b::text[], %(run_ids)b::text[]::uuid[],
-              %(baseline_scores)b::float8[])
-       AS read (id, version, regime, best_score, params, run_id, baseline_score)
- WHERE tune.id = read.id
-   AND tune.workspace_id = %(workspace_id)s
-   AND tune.xmin = read.version
-   AND tune.status = 'completed'
-RETURNING tune.id::text
+-- they belong to; note what changed for those who compare regimes. The version token on the target
+-- keeps a tune that completes again for later.
+WITH landed AS (
+    UPDATE backtest_tunes AS tune
+       SET regime_schema_version = (%(schema_versions)b::text[])[read.regime],
+           tag_ruleset_id = %(ruleset_id)s,
+           regime_key = (%(regime_keys)b::text[])[read.regime],
+           regime_fingerprint = (%(fingerprints)b::text[])[read.regime],
+           trend_tag = (%(trend_tags)b::text[])[read.regime],
+           vol_tag = (%(vol_tags)b::text[])[read.regime],
+           efficiency_tag = (%(efficiency_tags)b::text[])[read.regime],
+           best_oos_score = read.best_score,
+           best_oos_params = read.params::jsonb,
+           best_oos_run_id = read.run_id,
+           baseline_oos_score = read.baseline_score,
+           timeframe = read.timeframe,
+           attributed_completed_at = tune.completed_at
+      FROM unnest(%(ids)b::text[]::uuid[], %(versions)b::text[]::xid[], %(regimes)b::int8[],
+                  %(best_scores)b::float8[], %(params)b::text[], %(run_ids)b::text[]::uuid[],
+                  %(baseline_scores)b::float8[], %(timeframes)b::text[])
+           AS read (id, version, regime, best_score, params, run_id, baseline_score, timeframe)
+     WHERE tune.id = read.id
+       AND tune.workspace_id = %(workspace_id)s
+       AND tune.xmin = read.version
+       AND tune.status = 'completed'
+    RETURNING tune.id
+), noted AS (
+    INSERT INTO kb_regime_changes (workspace_id, source_type, ids)
+    SELECT %(workspace_id)s, 'tune', array_agg(landed.id) FROM landed HAVING count(*) > 0
+)
+SELECT landed.id::text FROM landed
 
 -- declared_defaults --
 -- The hash of strategies' declared default parameters: spec_json.default_params, else the defaults

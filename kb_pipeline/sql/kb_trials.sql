@@ -28,8 +28,9 @@ SELECT source.id::text,
               run.summary ->> 'strategy_name' AS strategy_name,
               coalesce(run.summary ->> 'experiment_type', 'sweep') AS experiment_type,
               run.kb_status, run.params,
-              run.dataset_meta ->> 'timeframe' AS timeframe, run.dataset_meta ->> 'symbol' AS symbol,
-              coalesce(plan.objective_name, 'sharpe') AS objective, run.objective_score,
+              left(run.dataset_meta ->> 'timeframe', 32) AS timeframe, -- it is indexed
+              run.dataset_meta ->> 'symbol' AS symbol,
+              left(coalesce(plan.objective_name, 'sharpe'), 50) AS objective, run.objective_score,
               kb_finite_number(run.summary -> 'sharpe') AS sharpe,
               kb_finite_number(run.summary -> 'return_pct') AS return_pct,
               kb_finite_number(run.summary -> 'max_drawdown_pct') AS max_drawdown_pct,
@@ -59,7 +60,7 @@ SELECT source.id::text,
       (SELECT trial.run_id, tune.created_at,
               concat_ws('/', trial.xmin, run.xmin, tune.xmin), 'tune_run',
               tune.id, tune.strategy_entity_id, NULL, 'tune', trial.kb_status, trial.params,
-              run.dataset_meta ->> 'timeframe', run.dataset_meta ->> 'symbol',
+              left(run.dataset_meta ->> 'timeframe', 32), run.dataset_meta ->> 'symbol',
               coalesce(tune.objective_type, tune.objective_metric), trial.objective_score,
               kb_finite_number(trial.metrics_oos -> 'sharpe'),
               kb_finite_number(trial.metrics_oos -> 'return_pct'),
@@ -100,51 +101,61 @@ SELECT source.id::text,
 
 -- land_trials --
 -- Insert trials, or bring known ones up to date; a row whose content is the same only learns the
--- version of its source, and an archived one is taken back.
-INSERT INTO kb_trials AS known
-       (workspace_id, source_type, source_id, tune_id, strategy_entity_id, strategy_name, experiment_type,
-        kb_status, params, params_fingerprint, timeframe, symbol, objective, objective_score, sharpe_oos,
-        return_fraction_oos, max_drawdown_fraction_oos, trades_oos, sharpe_is, regime_schema_version,
-        regime_oos, regime_key, trend_tag, vol_tag, efficiency_tag, content_hash, source_version,
-        source_created_at)
-SELECT %(workspace_id)s, sent.source_type, sent.source_id, sent.tune_id, sent.strategy_entity_id,
-       sent.strategy_name, sent.experiment_type, sent.kb_status, sent.params, sent.params_fingerprint,
-       sent.timeframe, sent.symbol, sent.objective, sent.objective_score, sent.sharpe_oos,
-       sent.return_fraction_oos, sent.max_drawdown_fraction_oos, sent.trades_oos, sent.sharpe_is,
-       sent.regime_schema_version, sent.regime_oos, sent.regime_key, sent.trend_tag, sent.vol_tag,
-       sent.efficiency_tag, sent.content_hash, sent.source_version, sent.source_created_at
-  FROM jsonb_populate_recordset(NULL::kb_trials, %(trials)s::jsonb) AS sent
-    ON CONFLICT (workspace_id, source_type, source_id) DO UPDATE
-   SET tune_id = excluded.tune_id,
-       strategy_entity_id = excluded.strategy_entity_id,
-       strategy_name = excluded.strategy_name,
-       experiment_type = excluded.experiment_type,
-       kb_status = excluded.kb_status,
-       params = excluded.params,
-       params_fingerprint = excluded.params_fingerprint,
-       timeframe = excluded.timeframe,
-       symbol = excluded.symbol,
-       objective = excluded.objective,
-       objective_score = excluded.objective_score,
-       sharpe_oos = excluded.sharpe_oos,
-       return_fraction_oos = excluded.return_fraction_oos,
-       max_drawdown_fraction_oos = excluded.max_drawdown_fraction_oos,
-       trades_oos = excluded.trades_oos,
-       sharpe_is = excluded.sharpe_is,
-       regime_schema_version = excluded.regime_schema_version,
-       regime_oos = excluded.regime_oos,
-       regime_key = excluded.regime_key,
-       trend_tag = excluded.trend_tag,
-       vol_tag = excluded.vol_tag,
-       efficiency_tag = excluded.efficiency_tag,
-       content_hash = excluded.content_hash,
-       source_version = excluded.source_version,
-       source_created_at = excluded.source_created_at,
-       ingested_at = CASE WHEN known.content_hash = excluded.content_hash
-                          THEN known.ingested_at ELSE now() END,
-       archived_at = NULL,
-       archived_reason = NULL
-RETURNING known.source_id::text
+-- version of its source, and an archived one is taken back. Single runs are noted for those who compare
+-- regimes.
+WITH landed AS (
+    INSERT INTO kb_trials AS known
+           (workspace_id, source_type, source_id, tune_id, strategy_entity_id, strategy_name, experiment_type,
+            kb_status, params, params_fingerprint, timeframe, symbol, objective, objective_score, sharpe_oos,
+            return_fraction_oos, max_drawdown_fraction_oos, trades_oos, sharpe_is, regime_schema_version,
+            regime_oos, regime_key, trend_tag, vol_tag, efficiency_tag, content_hash, source_version,
+            source_created_at)
+    SELECT %(workspace_id)s, sent.source_type, sent.source_id, sent.tune_id, sent.strategy_entity_id,
+           sent.strategy_name, sent.experiment_type, sent.kb_status, sent.params, sent.params_fingerprint,
+           sent.timeframe, sent.symbol, sent.objective, sent.objective_score, sent.sharpe_oos,
+           sent.return_fraction_oos, sent.max_drawdown_fraction_oos, sent.trades_oos, sent.sharpe_is,
+           sent.regime_schema_version, sent.regime_oos, sent.regime_key, sent.trend_tag, sent.vol_tag,
+           sent.efficiency_tag, sent.content_hash, sent.source_version, sent.source_created_at
+      FROM jsonb_populate_recordset(NULL::kb_trials, %(trials)s::jsonb) AS sent
+        ON CONFLICT (workspace_id, source_type, source_id) DO UPDATE
+       SET tune_id = excluded.tune_id,
+           strategy_entity_id = excluded.strategy_entity_id,
+           strategy_name = excluded.strategy_name,
+           experiment_type = excluded.experiment_type,
+           kb_status = excluded.kb_status,
+           params = excluded.params,
+           params_fingerprint = excluded.params_fingerprint,
+           timeframe = excluded.timeframe,
+           symbol = excluded.symbol,
+           objective = excluded.objective,
+           objective_score = excluded.objective_score,
+           sharpe_oos = excluded.sharpe_oos,
+           return_fraction_oos = excluded.return_fraction_oos,
+           max_drawdown_fraction_oos = excluded.max_drawdown_fraction_oos,
+           trades_oos = excluded.trades_oos,
+           sharpe_is = excluded.sharpe_is,
+           regime_schema_version = excluded.regime_schema_version,
+           regime_oos = excluded.regime_oos,
+           regime_key = excluded.regime_key,
+           trend_tag = excluded.trend_tag,
+           vol_tag = excluded.vol_tag,
+           efficiency_tag = excluded.efficiency_tag,
+           content_hash = excluded.content_hash,
+           source_version = excluded.source_version,
+           source_created_at = excluded.source_created_at,
+           ingested_at = CASE WHEN known.content_hash = excluded.content_hash
+                              THEN known.ingested_at ELSE now() END,
+           archived_at = NULL,
+           archived_reason = NULL
+    RETURNING known.source_type, known.source_id
+), noted AS (
+    INSERT INTO kb_regime_changes (workspace_id, source_type, ids)
+    SELECT %(workspace_id)s, 'run', array_agg(landed.source_id)
+      FROM landed
+     WHERE landed.source_type = 'test_variant'
+    HAVING count(*) > 0
+)
+SELECT landed.source_id::text FROM landed
 
 -- demoted --
 -- Trials whose source is gone, or no longer a candidate, promoted or completed.
@@ -178,11 +189,21 @@ SELECT known.source_type, known.source_id::text
 
 -- archive --
 -- Put trials away; they keep their content and come back when their source does.
-UPDATE kb_trials AS known
-   SET archived_at = now(),
-       archived_reason = 'the source is gone or no longer eligible'
-  FROM unnest(%(source_types)s::text[], %(source_ids)s::uuid[]) AS demoted (source_type, source_id)
- WHERE known.workspace_id = %(workspace_id)s
-   AND known.source_type = demoted.source_type
-   AND known.source_id = demoted.source_id
-   AND known.archived_at IS NULL
+WITH archived AS (
+    UPDATE kb_trials AS known
+       SET archived_at = now(),
+           archived_reason = 'the source is gone or no longer eligible'
+      FROM unnest(%(source_types)s::text[], %(source_ids)s::uuid[]) AS demoted (source_type, source_id)
+     WHERE known.workspace_id = %(workspace_id)s
+       AND known.source_type = demoted.source_type
+       AND known.source_id = demoted.source_id
+       AND known.archived_at IS NULL
+    RETURNING known.source_type, known.source_id
+), noted AS (
+    INSERT INTO kb_regime_changes (workspace_id, source_type, ids)
+    SELECT %(workspace_id)s, 'run', array_agg(archived.source_id)
+      FROM archived
+     WHERE archived.source_type = 'test_variant'
+    HAVING count(*) > 0
+)
+SELECT count(*) FROM archived

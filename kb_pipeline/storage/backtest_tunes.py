@@ -37,7 +37,7 @@ def read_attribution_page(
 
     Columns: id, created_at, version, completed_at, strategy id, number of completed trials, best run,
     its params (JSON text) and Sharpe, type of its snapshot and JSON text of the snapshot's version and
-    tags, and the SCORED_TRIAL records of all its completed trials.
+    tags, the timeframe of its data, and the SCORED_TRIAL records of all its completed trials.
     """
     parameters = {"workspace_id": workspace_id, "since": since_parameter(since), "rows": rows}
     with connection.cursor(binary=True) as cursor:

@@ -1,0 +1,148 @@
+"""Recommend parameters of a strategy for a regime, with their evidence, and log the call."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+
+from kb_pipeline.domain.matching import regime_parts
+from kb_pipeline.domain.regime import RegimeSnapshot
+from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.questions.groups import choose_group, suggestions
+from kb_pipeline.questions.recommendation import Recommendation
+from kb_pipeline.questions.subject import Subject, strategy_of, subject_of
+from kb_pipeline.questions.tiers import Walk
+from kb_pipeline.rules import MIN_SAMPLES, RECOMMENDED_CANDIDATES, REGIME_SCHEMA_VERSION, TIERS
+from kb_pipeline.storage import recommend_events
+from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.session import require_workspace
+
+DISTANCE_METHOD: Final = "euclidean_mad"
+"""How distances were made, as it is logged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecommendRequest:
+    """What is asked. `strategy` is an id or a name; exactly one of the four forms of a regime is given.
+
+    `timeframe` and `objective` say which scores to rank. By default the timeframe is that of the run,
+    file or snapshot, and what is still open falls to the kind with most candidates.
+    """
+
+    workspace_id: UUID
+    strategy: str
+    regime_key: str | None = None
+    snapshot: RegimeSnapshot | None = None
+    run_id: UUID | None = None
+    ohlcv_file: Path | None = None
+    timeframe: str | None = None
+    objective: str | None = None
+    k: int = RECOMMENDED_CANDIDATES
+    min_samples: int = MIN_SAMPLES
+
+    def __post_init__(self) -> None:
+        if min(self.k, self.min_samples) < 1:
+            raise BadArgumentError(
+                f"k is {self.k} and min_samples is {self.min_samples}, but both must be at least 1."
+            )
+
+
+def recommend(connection: Connection, request: RecommendRequest) -> Recommendation:
+    """Return the best parameters of a strategy for a regime, cut to `k`.
+
+    Tiers are walked in order until `min_samples` candidates are found. A call that cannot be logged,
+    as with a role that may only read, is answered all the same and says so.
+
+    Raises:
+        BadArgumentError: The workspace, strategy, run or key is unknown, or what is asked about was
+            given in none or several forms.
+        OhlcvFileError: The price file is refused.
+    """
+    begin = time.perf_counter()
+    require_workspace(connection, request.workspace_id)
+    strategy_id, strategy = strategy_of(connection, request.workspace_id, request.strategy)
+    subject = _subject(connection, request)
+    timeframe = request.timeframe or subject.timeframe
+    choice = choose_group(connection, request.workspace_id, strategy_id, timeframe, request.objective)
+    walk = Walk(connection, request.workspace_id, subject, choice.group)
+    found = walk.run(request.k, request.min_samples)
+    answer = Recommendation(
+        workspace_id=str(request.workspace_id),
+        strategy=strategy,
+        asked=subject.label,
+        regime_key=subject.regime_key,
+        **choice.group._asdict(),
+        k=request.k,
+        min_samples=request.min_samples,
+        counts={tier: len(sources) for tier, sources in found.items()},
+        candidates=walk.candidates(found, request.k),
+        warnings=[*choice.warnings, *walk.warnings],
+    )
+    answer.warnings.extend(_thin(answer))
+    if not answer.is_sufficient:
+        everything = [it for sources in found.values() for it in sources]
+        answer.suggestions.extend(
+            suggestions(connection, request.workspace_id, choice.group, subject.regime_key, everything)
+        )
+    answer.warnings.extend(_log(connection, request, subject, answer, (time.perf_counter() - begin) * 1e3))
+    return answer
+
+
+def _subject(connection: Connection, request: RecommendRequest) -> Subject:
+    return subject_of(
+        connection,
+        request.workspace_id,
+        regime_key=request.regime_key,
+        snapshot=request.snapshot,
+        run_id=request.run_id,
+        ohlcv_file=request.ohlcv_file,
+        timeframe=request.timeframe,
+    )
+
+
+def _thin(answer: Recommendation) -> Iterator[str]:
+    """Yield what there is to say about samples that are few."""
+    total, exact = sum(answer.counts.values()), answer.counts["exact"]
+    if total < answer.min_samples:
+        yield f"{total} candidates in all tiers, fewer than the {answer.min_samples} asked for."
+    elif exact < answer.min_samples:
+        yield (
+            f"The regime itself has {exact} candidates, fewer than the {answer.min_samples} asked for; "
+            f"the others are from the tiers down to {answer.tier_used}."
+        )
+
+
+def _log(
+    connection: Connection, request: RecommendRequest, subject: Subject, answer: Recommendation, ms: float
+) -> Iterator[str]:
+    """Log a call; yield why it was not logged, where it was not."""
+    parts = regime_parts(answer.regime_key)
+    event: dict[str, Any] = {
+        "workspace_id": request.workspace_id,
+        "strategy_id": answer.strategy_id,
+        "regime_key": answer.regime_key,
+        "trend": parts.trend_tag,
+        "vol": parts.vol_tag,
+        "timeframe": answer.timeframe,
+        "objective": answer.objective,
+        "tier_used": answer.tier_used,
+        "tiers": json.dumps(list(answer.counts)),
+        **{tier: answer.counts.get(tier, 0) for tier in TIERS},
+        "k": answer.k,
+        "min_samples": answer.min_samples,
+        "candidates": len(answer.candidates),
+        "top_score": answer.candidates[0].score if answer.candidates else None,
+        "confidence": answer.confidence,
+        "duration_ms": ms,
+        "distance_method": None if subject.features is None else DISTANCE_METHOD,
+        "features_version": None if subject.features is None else REGIME_SCHEMA_VERSION,
+    }
+    try:
+        recommend_events.log_event(connection, event)
+    except psycopg.Error as error:
+        yield f"This call could not be logged: {error.diag.message_primary or error}"

@@ -1,0 +1,30 @@
+"""How answers are put into text: tables, parameters, and words of others made harmless."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def params_of(text: str | None) -> Any:
+    """Return stored parameters, None where there are none or where they cannot be read."""
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError):  # a number of too many digits, or nesting without end
+        return None
+
+
+def printable(text: str) -> str:
+    """Return text in one line in which nothing steers a terminal."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows in columns two spaces apart."""
+    cells = [[printable(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )

@@ -1,0 +1,63 @@
+-- best_of_keys --
+-- The best scored tunes under each of some regime keys, each key's in order. NaN and infinities are no
+-- scores; the bounds stand in the index.
+SELECT found.id::text,
+       entity.name,
+       found.regime_key,
+       coalesce(found.timeframe, 'unknown'),
+       coalesce(found.objective_type, found.objective_metric),
+       found.best_oos_score,
+       found.best_oos_params::text,
+       found.best_oos_run_id::text,
+       found.strategy_entity_id::text
+  FROM unnest(%(regime_keys)s::text[]) AS asked (regime_key)
+ CROSS JOIN LATERAL (
+       SELECT tune.id, tune.regime_key, tune.timeframe, tune.objective_type, tune.objective_metric,
+              tune.best_oos_score, tune.best_oos_params, tune.best_oos_run_id, tune.strategy_entity_id
+         FROM backtest_tunes AS tune
+        WHERE tune.workspace_id = %(workspace_id)s
+          AND tune.regime_key = asked.regime_key
+          AND tune.best_oos_score > '-Infinity'
+          AND tune.best_oos_score < 'Infinity'
+        ORDER BY tune.best_oos_score DESC NULLS LAST, tune.id
+        LIMIT %(rows)s
+       ) AS found
+  LEFT JOIN kb_entities AS entity
+    ON entity.id = found.strategy_entity_id
+
+-- regime_counts --
+-- Of each regime key of a workspace its attributed tunes, the scored ones and their mean score.
+SELECT tune.regime_key,
+       count(*),
+       count(*) FILTER (WHERE tune.best_oos_score > '-Infinity' AND tune.best_oos_score < 'Infinity'),
+       avg(tune.best_oos_score) FILTER (WHERE tune.best_oos_score > '-Infinity' AND tune.best_oos_score < 'Infinity')
+  FROM backtest_tunes AS tune
+ WHERE tune.workspace_id = %(workspace_id)s
+   AND tune.regime_key IS NOT NULL
+ GROUP BY tune.regime_key
+ ORDER BY tune.regime_key
+
+-- strategies --
+-- The strategies of a workspace whose id or name is this, or all of them.
+SELECT entity.id::text, entity.name
+  FROM kb_entities AS entity
+ WHERE entity.workspace_id = %(workspace_id)s
+   AND entity.type = 'strategy'
+   AND (%(strategy)s::text IS NULL OR entity.id::text = lower(%(strategy)s) OR lower(entity.name) = lower(%(strategy)s))
+ ORDER BY entity.name, entity.id
+
+-- asked_run --
+-- The regime of a run out of sample (its own, else that of the trial it was) and what it was made with.
+SELECT coalesce(nullif(run.regime_oos, 'null'), nullif(trial.metrics_oos -> 'regime', 'null'))::text,
+       run.dataset_meta ->> 'timeframe',
+       ARRAY(SELECT other.tune_id::text FROM backtest_tune_runs AS other WHERE other.run_id = run.id)
+  FROM backtest_runs AS run
+  LEFT JOIN LATERAL (
+       SELECT metrics_oos
+         FROM backtest_tune_runs
+        WHERE run_id = run.id
+        ORDER BY tune_id
+        LIMIT 1
+       ) AS trial ON true
+ WHERE run.workspace_id = %(workspace_id)s
+   AND run.id = %(run_id)s

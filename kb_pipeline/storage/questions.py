@@ -1,0 +1,39 @@
+"""Reading what questions are asked about and what tunes are best. Statements: `sql/questions.sql`."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from kb_pipeline.sql import statement
+from kb_pipeline.storage.backtest_runs import Rows
+from kb_pipeline.storage.postgres import Connection
+
+
+def best_of_keys(connection: Connection, workspace_id: UUID, regime_keys: Sequence[str], rows: int) -> Rows:
+    """Return the best scored tunes under each key, each key's in order: id, strategy's name, key,
+    timeframe, objective, score, params (JSON text), best run, strategy's id.
+    """
+    parameters = {"workspace_id": workspace_id, "regime_keys": list(regime_keys), "rows": rows}
+    return connection.execute(statement("questions.best_of_keys"), parameters).fetchall()
+
+
+def regime_counts(connection: Connection, workspace_id: UUID) -> Rows:
+    """Return each regime key of a workspace with its tunes, the scored ones and their mean score."""
+    with connection.transaction():
+        connection.execute(statement("session.allow_long_read"))
+        return connection.execute(
+            statement("questions.regime_counts"), {"workspace_id": workspace_id}
+        ).fetchall()
+
+
+def strategies(connection: Connection, workspace_id: UUID, strategy: str | None = None) -> Rows:
+    """Return (id, name) of a workspace's strategies, or of those with this id or name."""
+    parameters = {"workspace_id": workspace_id, "strategy": strategy}
+    return connection.execute(statement("questions.strategies"), parameters).fetchall()
+
+
+def asked_run(connection: Connection, workspace_id: UUID, run_id: UUID) -> tuple[Any, ...] | None:
+    """Return the snapshot of a run (JSON text), timeframe, and the tunes it is a trial of; None: no run."""
+    return connection.execute(
+        statement("questions.asked_run"), {"workspace_id": workspace_id, "run_id": run_id}
+    ).fetchone()
