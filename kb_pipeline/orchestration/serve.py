@@ -31,6 +31,8 @@ FIRST_PORT: Final = 3000
 LAST_PORT: Final = 3099
 START_TIMEOUT_SECONDS: Final = 120
 STOP_TIMEOUT_SECONDS: Final = 20
+LEFT_OVER_TIMEOUT_SECONDS: Final = 10
+"""A run that is being ended rolls its batch back and says so within this; what hangs is killed."""
 
 
 def free_port() -> int:
@@ -52,9 +54,11 @@ def free_port() -> int:
 
 
 def main() -> int:
-    """Serve until Ctrl-C or SIGTERM and return the process's exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    """Serve until Ctrl-C, SIGTERM or the terminal's end and return the process's exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Under nohup the terminal's end is to be ignored.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
         sys.stdout.write("Bringing up the database, the web page and the daemon ...\n")
         sys.stdout.flush()
@@ -89,7 +93,7 @@ def _serve(port: int) -> int:
             sys.stdout.flush()
             return served.wait()
         finally:
-            _stop(served)
+            stop(served)
 
 
 def _wait_until_it_answers(served: "subprocess.Popen[bytes]", port: int) -> None:
@@ -102,14 +106,29 @@ def _wait_until_it_answers(served: "subprocess.Popen[bytes]", port: int) -> None
     raise KbPipelineError(f"Dagster did not start. Its log is {kb_home() / 'dagster' / 'ui.log'}.")
 
 
-def _stop(served: "subprocess.Popen[bytes]") -> None:
-    """Let Dagster stop its own processes; end those that are left after a while."""
-    if served.poll() is None:
+def stop(served: "subprocess.Popen[bytes]") -> None:
+    """Let Dagster stop its own processes, then end what is left of its group: runs, and their server."""
+    try:
         served.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             served.wait(STOP_TIMEOUT_SECONDS)
-    with suppress(ProcessLookupError):
-        os.killpg(served.pid, signal.SIGTERM)
+        _signal_group(served, signal.SIGTERM)
+        deadline = time.monotonic() + LEFT_OVER_TIMEOUT_SECONDS
+        while _signal_group(served, 0) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    finally:
+        # Here at once when Ctrl-C is pressed again. A server that waits for its run outlives the rest.
+        _signal_group(served, signal.SIGKILL)
+        served.wait()
+
+
+def _signal_group(served: "subprocess.Popen[bytes]", number: int) -> bool:
+    """Send a signal (0: none) to every process that Dagster started; return whether there is any."""
+    try:
+        os.killpg(served.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

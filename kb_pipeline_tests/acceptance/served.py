@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import psutil
+
 from kb_pipeline.storage.postgres import ensure_database
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,25 +36,35 @@ def dagster_environment(server: str, home: Path, database_url: str, dagster_data
     }
 
 
+def start_serving(environment: dict[str, str]) -> "subprocess.Popen[str]":
+    """Start what `make ui` runs."""
+    command = [sys.executable, "-m", "kb_pipeline.orchestration.serve"]
+    return subprocess.Popen(command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE)
+
+
+def stop_serving(process: "subprocess.Popen[str]", number: signal.Signals, *, processes: int) -> None:
+    """Stop it, and see that nothing of at least so many processes is left."""
+    assert process.stdout is not None
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    process.stdout.close()
+    assert process.wait(40) == 0
+    assert len(started) >= processes
+    assert [it for it in started if it.is_running() and it.status() != psutil.STATUS_ZOMBIE] == []
+
+
 @contextmanager
 def serve(environment: dict[str, str]) -> Iterator[str]:
     """Run what `make ui` runs and yield the address it prints; stop it with Ctrl-C's signal."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kb_pipeline.orchestration.serve"],
-        env=environment,
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-    )
+    process = start_serving(environment)
     assert process.stdout is not None
     try:
         address = next((line.strip() for line in process.stdout if "http://" in line), "")
         assert address, "the web page did not come up"
         yield address
     finally:
-        process.send_signal(signal.SIGINT)
-        process.stdout.close()
-        assert process.wait(40) == 0
+        # Dagster itself, the server of the code and its child, the page and the daemon.
+        stop_serving(process, signal.SIGINT, processes=5)
 
 
 def ask(address: str, query: str, **variables: Any) -> Any:
