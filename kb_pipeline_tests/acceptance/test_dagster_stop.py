@@ -9,9 +9,7 @@ from kb_pipeline.storage.postgres import ensure_database
 from kb_pipeline_tests.acceptance.served import dagster_environment, start_serving, stop_serving, wait_until
 
 
-def test_a_terminal_that_hangs_up_during_the_start_leaves_nothing(
-    server: str, tmp_path: Path
-) -> None:
+def test_a_terminal_that_hangs_up_during_the_start_leaves_nothing(server: str, tmp_path: Path) -> None:
     url = ensure_database(server, "hang_up")
     process = start_serving(dagster_environment(server, tmp_path, url, "hang_up_dagster"))
     family = psutil.Process(process.pid)
