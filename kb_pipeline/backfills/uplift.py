@@ -1,17 +1,23 @@
 """Measure uplift: does choosing parameters by regime beat not doing so, in this workspace, and how surely?"""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
-from kb_pipeline.backfills.uplift_report import UpliftReport
 from kb_pipeline.domain.regime_key import RegimeTags, regime_tags_of
 from kb_pipeline.domain.uplift import REASONS, Tunes, Uplifts, combined, measure_uplifts
-from kb_pipeline.domain.uplift_cells import CellName, UpliftCell, UpliftScope, counts_by_name, sum_up
+from kb_pipeline.domain.uplift_cells import (
+    CellName,
+    UpliftCell,
+    UpliftReport,
+    UpliftScope,
+    counts_by_name,
+    sum_up,
+)
 from kb_pipeline.errors import ConservationError
 from kb_pipeline.rules import (
     BOOTSTRAP_DRAWS,
@@ -45,39 +51,36 @@ def measure_uplift(connection: Connection, request: UpliftRequest, *, dry_run: b
     """
     workspace_id = request.workspace_id
     session.require_workspace(connection, workspace_id)
+    if dry_run:
+        return _report(read_tune_scores(connection, workspace_id))
     # Held from reading to writing, so that older scores never replace newer ones.
-    with nullcontext() if dry_run else writer_lock(connection, BackfillKind.UPLIFT, workspace_id):
-        report = _measured(read_tune_scores(connection, workspace_id), workspace_id, dry_run)
-        if not dry_run:
-            replace_uplift(
-                connection,
-                workspace_id,
-                report.cells,
-                scanned=report.scanned,
-                unknown=report.unknown,
-                settings={"draws": BOOTSTRAP_DRAWS, "seed": BOOTSTRAP_SEED, "level": INTERVAL_LEVEL},
-            )
-    return report
+    with writer_lock(connection, BackfillKind.UPLIFT, workspace_id):
+        report = _report(read_tune_scores(connection, workspace_id))
+        settings = {"draws": BOOTSTRAP_DRAWS, "seed": BOOTSTRAP_SEED, "level": INTERVAL_LEVEL}
+        computed_at = replace_uplift(connection, workspace_id, report, settings)
+    return replace(report, computed_at=computed_at)
 
 
-def _measured(scores: TuneScores, workspace_id: UUID, dry_run: bool) -> UpliftReport:
+def _report(scores: TuneScores) -> UpliftReport:
     frames = combined(scores.timeframes.numbers + 1, scores.objectives.numbers + 1)
     tunes = _tunes(scores, frames)
     uplifts = measure_uplifts(tunes, scores.trials)
-    report = UpliftReport(
-        workspace_id=str(workspace_id),
-        dry_run=dry_run,
-        scanned=len(frames),
-        known=int(np.sum(uplifts.reasons < 0)),
-        unknown=counts_by_name(uplifts.reasons, REASONS),
-        cells=tuple(_cells(scores, frames, tunes, uplifts)),
-    )
-    if report.known + sum(report.unknown.values()) != report.scanned:
+    known = int(np.sum(uplifts.reasons < 0))
+    unknown = counts_by_name(uplifts.reasons, REASONS)
+    if known + sum(unknown.values()) != len(frames):
         raise ConservationError(
-            f"{report.scanned} tunes were read but {report.known} have an uplift and "
-            f"{sum(report.unknown.values())} a reason for none. This is a fault of the program."
+            f"{len(frames)} tunes were read but {known} have an uplift and {sum(unknown.values())} a reason "
+            "for none. This is a fault of the program; nothing was written."
         )
-    return report
+    cells = sorted(_cells(scores, frames, tunes, uplifts), key=_by_size)
+    return UpliftReport(
+        computed_at=None, scanned=len(frames), known=known, unknown=unknown, cells=tuple(cells)
+    )
+
+
+def _by_size(cell: UpliftCell) -> tuple[Any, ...]:
+    names = (cell.strategy_name, cell.regime_key, cell.timeframe, cell.objective)
+    return (cell.scope, -cell.uplift.n, *(name or "" for name in names))
 
 
 def _tunes(scores: TuneScores, frames: Integers) -> Tunes:

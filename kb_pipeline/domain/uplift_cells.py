@@ -6,7 +6,9 @@ it is shown.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +92,37 @@ class UpliftCell(CellName):
     gap: float | None
     tiers: dict[str, int]
     unknown: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpliftReport:
+    """The uplift of a workspace.
+
+    Attributes:
+        computed_at: None where the answer was not kept, as after a dry run.
+        scanned: Completed tunes read: those with a known uplift and those without.
+        known: Tunes with a known uplift.
+        unknown: The others, by reason.
+        cells: By scope, those of most known uplifts first.
+    """
+
+    computed_at: datetime | None
+    scanned: int
+    known: int
+    unknown: dict[str, int]
+    cells: tuple[UpliftCell, ...]
+
+    def of_scope(self, scope: UpliftScope, strategy_id: str | None = None) -> list[UpliftCell]:
+        """Return the cells of one scope, of one strategy where it is named."""
+        return [
+            cell for cell in self.cells if cell.scope == scope and strategy_id in (None, cell.strategy_id)
+        ]
+
+    def to_dict(self, strategy_id: str | None = None) -> dict[str, Any]:
+        """Return the same for machines, the cells of one strategy alone where it is named."""
+        cells = [cell for scope in UpliftScope for cell in self.of_scope(scope, strategy_id)]
+        computed_at = self.computed_at.isoformat() if self.computed_at else None
+        return asdict(self) | {"computed_at": computed_at, "cells": [asdict(cell) for cell in cells]}
 
 
 def sum_up(name: CellName, uplifts: Uplifts, rows: Integers, symbols: Integers) -> UpliftCell:

@@ -16,8 +16,9 @@ from kb_pipeline.orchestration.settings import (
     CandidacySettings,
     OhlcvSettings,
     RegimeSettings,
+    WorkspaceSettings,
 )
-from kb_pipeline.orchestration.steps import ATTRIBUTION, CANDIDACY, OHLCV, REGIMES, TRIALS
+from kb_pipeline.orchestration.steps import ATTRIBUTION, CANDIDACY, OHLCV, REGIMES, TRIALS, UPLIFT
 from kb_pipeline.rules import REGIME_SCHEMA_VERSION, TAG_RULESET_ID
 
 OWNERS: Final = ["team:quant-research"]
@@ -133,4 +134,28 @@ def kb_trials(
     return run_asset(context, TRIALS, config, database, prices)
 
 
-ASSETS: Final = (ohlcv, regime_snapshots, candidacy_decisions, tune_regime_attribution, kb_trials)
+@dg.asset(
+    partitions_def=WORKSPACES,
+    deps=[tune_regime_attribution],
+    backfill_policy=_ONE_RUN,
+    group_name="knowledge",
+    kinds={"numpy", "postgres", "table"},
+    owners=OWNERS,
+    tags={"kb/writes": "kb_regime_uplift"},
+    code_version="1",
+)
+def regime_uplift(
+    context: dg.AssetExecutionContext, config: WorkspaceSettings, database: DatabaseParam, prices: PricesParam
+) -> dg.MaterializeResult[None]:
+    """What choosing parameters by regime is worth over not doing so, and how sure that is."""
+    return run_asset(context, UPLIFT, config, database, prices)
+
+
+ASSETS: Final = (
+    ohlcv,
+    regime_snapshots,
+    candidacy_decisions,
+    tune_regime_attribution,
+    kb_trials,
+    regime_uplift,
+)

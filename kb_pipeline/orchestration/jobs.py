@@ -18,8 +18,9 @@ from kb_pipeline.orchestration.settings import (
     CandidacySettings,
     OhlcvSettings,
     RegimeSettings,
+    WorkspaceSettings,
 )
-from kb_pipeline.orchestration.steps import ATTRIBUTION, CANDIDACY, OHLCV, REGIMES, TRIALS
+from kb_pipeline.orchestration.steps import ATTRIBUTION, CANDIDACY, OHLCV, REGIMES, TRIALS, UPLIFT
 
 _AFTER: Final = {"after": dg.In(dg.Nothing)}
 
@@ -64,6 +65,14 @@ def _trials(
     run_op(context, TRIALS, config, database, prices)
 
 
+@dg.op(name="uplift", ins=_AFTER, out=dg.Out(dg.Nothing))
+def _uplift(
+    context: dg.OpExecutionContext, config: WorkspaceSettings, database: DatabaseParam, prices: PricesParam
+) -> None:
+    """Measure uplift."""
+    run_op(context, UPLIFT, config, database, prices)
+
+
 @dg.job
 def normalise_prices() -> None:
     """Read, check and normalise price files."""
@@ -95,10 +104,18 @@ def ingest_trials() -> None:
 
 
 @dg.job
+def measure_uplift() -> None:
+    """Measure what choosing parameters by regime is worth."""
+    _uplift()
+
+
+@dg.job
 def everything() -> None:
-    """Prices, regimes, candidacy, attribution and trials of the workspaces named, in order."""
+    """Prices, regimes, candidacy, attribution, trials and uplift of the workspaces named, in order."""
     regimes = _regimes(after=_prices())
-    _trials(after=[_candidacy(after=regimes), _attribution(after=regimes)])
+    attribution = _attribution(after=regimes)
+    _trials(after=[_candidacy(after=regimes), attribution])
+    _uplift(after=attribution)
 
 
 dry_run_reports = dg.define_asset_job(
@@ -113,6 +130,7 @@ JOBS: Final = (
     backfill_candidacy,
     backfill_attribution,
     ingest_trials,
+    measure_uplift,
     dry_run_reports,
     everything,
 )

@@ -6,7 +6,9 @@ from typing import Any, Final
 import dagster as dg
 
 from kb_pipeline.backfills.report import BackfillReport
-from kb_pipeline.orchestration.plots import reason_plot
+from kb_pipeline.domain.uplift_cells import UpliftReport, UpliftScope
+from kb_pipeline.orchestration.plots import reason_plot, uplift_plot
+from kb_pipeline.questions.uplift import cell_words, uplift_text
 from kb_pipeline.storage.orchestration import Workspace
 
 Metadata = dict[str, Any]
@@ -35,6 +37,27 @@ def report_metadata(workspace: Workspace, report: BackfillReport, *, plotted: bo
     if report.skipped and plotted:
         metadata["reasons_plot"] = reason_plot(
             f"{workspace.name}: why {report.kind} left rows", report.skipped
+        )
+    return metadata
+
+
+def uplift_metadata(workspace: Workspace, report: UpliftReport, *, plotted: bool = False) -> Metadata:
+    """Return a measurement of uplift as numbers, tables by regime and strategy, and the text people know."""
+    regimes = report.of_scope(UpliftScope.REGIME)
+    metadata: Metadata = {
+        "workspace": workspace.name,
+        "workspace_id": str(workspace.id),
+        "scanned": report.scanned,
+        "known": report.known,
+        "unknown": report.scanned - report.known,
+        "thin_cells": sum(cell.thin for cell in regimes),
+        "report": dg.MetadataValue.md(f"```\n{uplift_text(report)}\n```"),
+        "by_regime": table(map(cell_words, regimes)),
+        "by_strategy": table(map(cell_words, report.of_scope(UpliftScope.STRATEGY))),
+    }
+    if plotted and any(cell.uplift.n for cell in regimes):
+        metadata["uplift_plot"] = uplift_plot(
+            f"{workspace.name}: uplift by regime, median and interval", regimes
         )
     return metadata
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 import dagster as dg
 import pandas as pd
 
-from kb_pipeline.rules import TREND_TAGS_BY_PRIORITY
+from kb_pipeline.domain.uplift_cells import UpliftCell
+from kb_pipeline.rules import REGIME_KEY_ABSENT, TREND_TAGS_BY_PRIORITY
 from kb_pipeline.storage.orchestration import RegimeWindow
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 PLOTTED_PARTITIONS: Final = 10
 """A run over more partitions draws nothing: 500 pictures would be 15 MB of event log."""
+
+PLOTTED_CELLS: Final = 30
+"""Regimes in a picture, those of most tunes; the table beside it has the rest."""
 
 _DOTS_PER_INCH: Final = 80
 _TREND_COLOURS: Final = dict(
@@ -61,10 +65,32 @@ def reason_plot(title: str, counts: Mapping[str, int]) -> dg.MarkdownMetadataVal
     return _markdown(title, figure)
 
 
-def _figure(title: str) -> tuple["Figure", "Axes"]:
+def uplift_plot(title: str, cells: Sequence[UpliftCell]) -> dg.MarkdownMetadataValue:
+    """Draw a dot per cell at its median uplift with the interval around it; hollow and bare where thin."""
+    known = [(cell, cell.uplift.median) for cell in cells if cell.uplift.median is not None]
+    known = known[:PLOTTED_CELLS][::-1]
+    figure, axes = _figure(title, height_inches=1.2 + 0.28 * len(known))
+    for place, (cell, median) in enumerate(known):
+        it, colour = cell.uplift, _OTHER_COLOUR if cell.thin else "#4a7ba6"
+        if it.low is not None and it.high is not None:
+            axes.hlines(place, it.low, it.high, color=colour, linewidth=2)
+        axes.plot([median], [place], "o", color=colour, markerfacecolor="white" if cell.thin else colour)
+    axes.axvline(0, color="#1f3b57", linewidth=0.8)
+    labels = [f"{_regime_label(cell)}  n={cell.uplift.n}" for cell, _ in known]
+    axes.set_yticks(range(len(known)), labels, fontsize=8, parse_math=False)
+    axes.set_xlabel("regime-selected minus baseline Sharpe ratio, out of sample")
+    return _markdown(title, figure)
+
+
+def _regime_label(cell: UpliftCell) -> str:
+    tags = (cell.trend_tag, cell.vol_tag, cell.efficiency_tag)
+    return " ".join([*(tag or REGIME_KEY_ABSENT for tag in tags), cell.timeframe or "?"])
+
+
+def _figure(title: str, height_inches: float = 3.2) -> tuple["Figure", "Axes"]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(8, height_inches), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

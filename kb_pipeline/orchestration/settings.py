@@ -46,13 +46,18 @@ def _one_of(setting: str, value: str | None, known: list[str]) -> str | None:
     return value
 
 
-class ScanSettings(dg.Config):
-    """Which rows to look at."""
+class WorkspaceSettings(dg.Config):
+    """Where to work."""
 
     workspaces: list[str] = Field(
         default=[],
         description="Slugs or ids of workspaces. For a run without a partition; a partition wins.",
     )
+
+
+class ScanSettings(WorkspaceSettings):
+    """Which rows to look at."""
+
     since: str | None = Field(
         default=None, description="Only rows created at or after this date (UTC). Empty: all."
     )

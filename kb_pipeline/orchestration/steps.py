@@ -14,10 +14,11 @@ from kb_pipeline.backfills.candidacy import CandidacyRequest, backfill_candidacy
 from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.backfills.trials import TrialsRequest, ingest_trials
+from kb_pipeline.backfills.uplift import UpliftRequest, measure_uplift
 from kb_pipeline.domain.calendars import CoverageIndex
 from kb_pipeline.domain.ohlcv import bar_times_ns
 from kb_pipeline.errors import BadArgumentError, ConflictsRemainError
-from kb_pipeline.orchestration.metadata import Metadata, report_metadata
+from kb_pipeline.orchestration.metadata import Metadata, report_metadata, uplift_metadata
 from kb_pipeline.orchestration.partitions import pair_key, split_pair
 from kb_pipeline.orchestration.plots import price_plot
 from kb_pipeline.orchestration.resources import Prices
@@ -26,7 +27,7 @@ from kb_pipeline.orchestration.settings import (
     CandidacySettings,
     OhlcvSettings,
     RegimeSettings,
-    ScanSettings,
+    WorkspaceSettings,
 )
 from kb_pipeline.storage.ohlcv_files import OhlcvFile, read_ohlcv_file
 from kb_pipeline.storage.orchestration import Workspace, find_workspace, regime_windows, waiting_symbols
@@ -52,7 +53,7 @@ class Step(NamedTuple):
     work: Callable[[Surroundings, Any], Work]
 
 
-def chosen_workspaces(connection: Connection, config: ScanSettings) -> list[Workspace]:
+def chosen_workspaces(connection: Connection, config: WorkspaceSettings) -> list[Workspace]:
     """Return the workspaces a run configuration names.
 
     Raises:
@@ -65,7 +66,7 @@ def chosen_workspaces(connection: Connection, config: ScanSettings) -> list[Work
     return [find_workspace(connection, name) for name in config.workspaces]
 
 
-def workspace_keys(around: Surroundings, config: BackfillSettings) -> list[str]:
+def workspace_keys(around: Surroundings, config: WorkspaceSettings) -> list[str]:
     """Return the partitions of the workspaces named."""
     return [workspace.slug for workspace in chosen_workspaces(around.connection, config)]
 
@@ -224,6 +225,17 @@ def trials_work(around: Surroundings, config: BackfillSettings) -> Work:
     return ingest
 
 
+def uplift_work(around: Surroundings, _config: WorkspaceSettings) -> Work:
+    """Return what measures the uplift of one workspace."""
+
+    def measure(key: str) -> Metadata:
+        workspace = find_workspace(around.connection, key)
+        report = measure_uplift(around.connection, UpliftRequest(workspace_id=workspace.id), dry_run=False)
+        return uplift_metadata(workspace, report, plotted=around.plotted)
+
+    return measure
+
+
 def _shown(workspace: Workspace, report: BackfillReport, around: Surroundings) -> Metadata:
     if report.conflicts:
         raise ConflictsRemainError(
@@ -238,3 +250,4 @@ REGIMES = Step("regime_snapshots", pair_keys, regime_work)
 CANDIDACY = Step("candidacy_decisions", workspace_keys, candidacy_work)
 ATTRIBUTION = Step("tune_regime_attribution", workspace_keys, attribution_work)
 TRIALS = Step("kb_trials", workspace_keys, trials_work)
+UPLIFT = Step("regime_uplift", workspace_keys, uplift_work)

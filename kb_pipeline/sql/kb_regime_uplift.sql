@@ -38,13 +38,6 @@ SELECT tune.strategy_entity_id::text,
  WHERE tune.workspace_id = %(workspace_id)s
    AND tune.status = 'completed'
 
--- strategies --
--- The strategies of a workspace, by id.
-SELECT id::text, name
-  FROM kb_entities
- WHERE workspace_id = %(workspace_id)s
-   AND type = 'strategy'
-
 -- clear --
 -- Take away what the last computation left.
 DELETE FROM kb_regime_uplift
@@ -65,7 +58,7 @@ SELECT %(workspace_id)s, %(ledger_id)s, sent.scope, sent.strategy_entity_id, sen
   FROM jsonb_populate_recordset(NULL::kb_regime_uplift, %(cells)s::jsonb) AS sent
 
 -- cells --
--- The cells of a workspace, those of most tunes first.
+-- The cells of a workspace by scope, those of most known uplifts first.
 SELECT uplift.scope, uplift.strategy_entity_id::text AS strategy_id, strategy.name AS strategy_name,
        uplift.regime_key, uplift.trend_tag, uplift.vol_tag, uplift.efficiency_tag, uplift.timeframe, uplift.objective, uplift.tunes,
        uplift.n, uplift.median, uplift.low, uplift.high,
@@ -76,7 +69,9 @@ SELECT uplift.scope, uplift.strategy_entity_id::text AS strategy_id, strategy.na
   LEFT JOIN kb_entities AS strategy
     ON strategy.id = uplift.strategy_entity_id
  WHERE uplift.workspace_id = %(workspace_id)s
- ORDER BY uplift.scope, uplift.n DESC, strategy.name, uplift.regime_key, uplift.timeframe, uplift.objective
+ ORDER BY uplift.scope, uplift.n DESC, coalesce(strategy.name, '') COLLATE "C",
+       coalesce(uplift.regime_key, '') COLLATE "C", coalesce(uplift.timeframe, '') COLLATE "C",
+       coalesce(uplift.objective, '') COLLATE "C"
 
 -- last_computation --
 -- When the cells of a workspace were computed, and what became of every tune read for it.

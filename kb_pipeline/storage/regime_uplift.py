@@ -13,11 +13,13 @@ import numpy.typing as npt
 from psycopg.rows import dict_row
 
 from kb_pipeline.domain.uplift import Trials
-from kb_pipeline.domain.uplift_cells import MedianInterval, UpliftCell, UpliftScope
+from kb_pipeline.domain.uplift_cells import MedianInterval, UpliftCell, UpliftReport, UpliftScope
 from kb_pipeline.rules import BackfillKind
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.backfill_runs import Ledger, LedgerCounts
 from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.questions import strategies
+from kb_pipeline.storage.session import now
 
 Integers = npt.NDArray[np.int64]
 
@@ -56,19 +58,6 @@ class TuneScores:
     strategy_names: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class StoredUplift:
-    """The uplift of a workspace as it was last computed: tunes scanned, those with a known uplift, the
-    rest by reason, and the cells, by scope and those of most known uplifts first.
-    """
-
-    computed_at: datetime
-    scanned: int
-    known: int
-    unknown: dict[str, int]
-    cells: tuple[UpliftCell, ...]
-
-
 class _Numbers(dict[str | None, int]):
     """Numbers names as they come; None is -1."""
 
@@ -91,29 +80,25 @@ def read_tune_scores(connection: Connection, workspace_id: UUID) -> TuneScores:
     """
     scope = {"workspace_id": workspace_id}
     numbers = [_Numbers() for _ in _NAMED]
-    coded: list[tuple[int, ...]] = []
+    coded: list[list[int]] = []
     packed: list[bytes] = []
     with _one_moment(connection), connection.cursor("tune_scores", binary=True) as cursor:
         cursor.itersize = _ROWS_AT_ONCE
         for *names, scores in cursor.execute(statement("kb_regime_uplift.tune_scores"), scope):
-            coded.append(tuple([known[name] for known, name in zip(numbers, names, strict=True)]))
+            coded.append([known[name] for known, name in zip(numbers, names, strict=True)])
             packed.append(scores or b"")
-        strategies: dict[str, str] = dict(
-            connection.execute(statement("kb_regime_uplift.strategies"), scope).fetchall()
-        )
-        declared: dict[str, int] = dict(
-            connection.execute(
-                statement("backtest_tunes.declared_defaults"), scope | {"strategy_ids": list(strategies)}
-            ).fetchall()
-        )
+        strategy_names: dict[str, str] = dict(strategies(connection, workspace_id))
+        declared = connection.execute(
+            statement("backtest_tunes.declared_defaults"), scope | {"strategy_ids": list(strategy_names)}
+        ).fetchall()
     columns = np.array(coded, dtype=np.int64).reshape(-1, len(numbers)).T
-    hashes, trials = _trials(packed)
     named = [Named(column, known.names) for column, known in zip(columns, numbers, strict=True)]
+    sets, trials = _trials(packed)
     return TuneScores(
         **dict(zip(_NAMED, named, strict=True)),
         trials=trials,
-        declared={strategy_id: hashes[it] for strategy_id, it in declared.items() if it in hashes},
-        strategy_names=strategies,
+        declared={strategy_id: sets[params] for strategy_id, params in declared if params in sets},
+        strategy_names=strategy_names,
     )
 
 
@@ -140,32 +125,24 @@ def _one_moment(connection: Connection) -> Iterator[None]:
 
 
 def replace_uplift(
-    connection: Connection,
-    workspace_id: UUID,
-    cells: Sequence[UpliftCell],
-    *,
-    scanned: int,
-    unknown: Mapping[str, int],
-    settings: Mapping[str, Any],
-) -> None:
-    """Put the cells of one computation in the place of the last one's, with its ledger row, or nothing.
+    connection: Connection, workspace_id: UUID, report: UpliftReport, settings: Mapping[str, Any]
+) -> datetime:
+    """Put one measurement in the place of the last one, with its ledger row, or nothing at all.
 
-    Only for the holder of the writer's lock.
+    Only for the holder of the writer's lock. Returns the time of it.
     """
-    skipped = sum(unknown.values())
+    cells = json.dumps([_row(cell) for cell in report.cells], allow_nan=False)
+    counts = LedgerCounts(
+        report.scanned, report.known, report.scanned - report.known, conflicts=0, by_reason=report.unknown
+    )
     with connection.transaction():
         ledger = Ledger.open(connection, BackfillKind.UPLIFT, workspace_id, settings, None)
-        connection.execute(statement("kb_regime_uplift.clear"), {"workspace_id": workspace_id})
-        connection.execute(
-            statement("kb_regime_uplift.land"),
-            {
-                "workspace_id": workspace_id,
-                "ledger_id": ledger.ledger_id,
-                "cells": json.dumps([_row(cell) for cell in cells], allow_nan=False),
-            },
-        )
-        ledger.advance(None, LedgerCounts(scanned, scanned - skipped, skipped, 0, unknown))
+        scope = {"workspace_id": workspace_id, "ledger_id": ledger.ledger_id}
+        connection.execute(statement("kb_regime_uplift.clear"), scope)
+        connection.execute(statement("kb_regime_uplift.land"), scope | {"cells": cells})
+        ledger.advance(None, counts)
         ledger.close("completed")
+        return now(connection)
 
 
 def _row(cell: UpliftCell) -> dict[str, Any]:
@@ -176,14 +153,14 @@ def _row(cell: UpliftCell) -> dict[str, Any]:
     return row
 
 
-def read_uplift(connection: Connection, workspace_id: UUID) -> StoredUplift | None:
-    """Return the uplift of a workspace, None where it was never computed."""
+def read_uplift(connection: Connection, workspace_id: UUID) -> UpliftReport | None:
+    """Return the uplift of a workspace as it was last measured, None where it never was."""
     scope = {"workspace_id": workspace_id}
     with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(statement("session.one_snapshot"))
         last = cursor.execute(statement("kb_regime_uplift.last_computation"), scope).fetchone()
         rows = cursor.execute(statement("kb_regime_uplift.cells"), scope).fetchall()
-    return StoredUplift(cells=tuple(map(_cell, rows)), **last) if last else None
+    return UpliftReport(cells=tuple(map(_cell, rows)), **last) if last else None
 
 
 def _cell(row: dict[str, Any]) -> UpliftCell:
