@@ -19,10 +19,10 @@ MEANING: Final = f"""\
 uplift      Sharpe ratio out of sample with the parameters that did best in the other tunes of the same
             regime, minus that with the baseline: the strategy's declared defaults, else the parameters that
             did best in its other tunes whatever the regime. The median over the n tunes that tried both.
-interval    Meant to hold the true median 95 times in 100; where it holds 0, nothing is shown. None below
-            {MIN_INTERVAL_TUNES} tunes (thin). It draws whole symbols and is too narrow where they are fewer than
-            {FEW_SYMBOLS} (few symbols): in tests it held the truth 5 times in 10 with 2 symbols, 8 with 4 and 9 with 10.
-            With one symbol it draws tunes, and speaks of that symbol alone.
+interval    Meant to hold the true median 95 times in 100; where it holds 0, nothing is shown. None
+            below {MIN_INTERVAL_TUNES} tunes (thin). It draws whole symbols, and is too narrow where they
+            are fewer than {FEW_SYMBOLS} (few symbols): in tests it held the truth 5 times in 10 with 2
+            symbols, 8 with 4, 9 with 10. With one symbol it draws tunes, and speaks of that symbol alone.
 over blind  The same against the parameters that did best whatever the regime, even where defaults are
             declared: what the regime adds. The rest of an uplift over defaults, any choice by scores gives.
 IS - OOS    Median Sharpe ratio in sample minus out of sample, of the parameters chosen by regime."""
