@@ -15,6 +15,7 @@ import psycopg
 from kb_pipeline.errors import BadArgumentError, DatabaseError
 from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES, PartitionChanges, partition_changes
 from kb_pipeline.storage import orchestration, price_files
+from kb_pipeline.storage.activity import run_session_name
 from kb_pipeline.storage.postgres import Connection, connect
 from kb_pipeline.storage.price_files import PriceFile
 from kb_pipeline.storage.symbols import SymbolInfo, load_symbols
@@ -24,13 +25,14 @@ class Database:
     """The database that KB_DATABASE_URL names, else the embedded one."""
 
     @contextmanager
-    def session(self, purpose: str) -> Iterator[Connection]:
-        """Open a session; its purpose is what others see who wait for it.
+    def session(self, purpose: str, run_id: str | None = None) -> Iterator[Connection]:
+        """Open a session; its purpose is what others see who wait for it, and for a run the sign of life.
 
         Raises:
             DatabaseError: It cannot be reached, or lacks the tables.
         """
-        with connect(application_name=f"dagster {purpose}") as connection:
+        name = run_session_name(purpose, run_id) if run_id else f"dagster {purpose}"
+        with connect(application_name=name) as connection:
             try:
                 yield connection
             except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:

@@ -70,8 +70,7 @@ def _prepare(context: Context, database: Database, prices: Prices) -> None:
 def _run_step(
     context: Context, step: Step, config: Any, database: Database, prices: Prices, asked: list[str] | None
 ) -> dict[str, Metadata]:
-    purpose = f"{step.asset} run {context.run.run_id[:8]}"
-    with _named_failures(context), database.session(purpose) as connection:
+    with _named_failures(context), database.session(step.asset, context.run.run_id) as connection:
         around = Surroundings(connection, prices.of_one_run(), plotted=False)
         keys = asked or step.named_keys(around, config)
         around = around._replace(plotted=len(keys) <= PLOTTED_PARTITIONS)

@@ -78,6 +78,36 @@ def runs_to_launch(due: Iterable[Due], in_flight: Collection[str], past: Mapping
     return plan
 
 
+LOOK_ANYWAY_AFTER_SECONDS: Final = 600
+"""Counters are a hint. What they should miss is found by then."""
+
+
+class Look(NamedTuple):
+    """A look for work that left none to do: the counters of written rows before it, and when it was."""
+
+    written: str
+    at_seconds: float
+
+
+def is_news(before: Look | None, written: str | None, now_seconds: float) -> bool:
+    """Return whether there can be work that the last look did not settle; without counters there can."""
+    return (
+        before is None
+        or written is None
+        or written != before.written
+        or now_seconds - before.at_seconds > LOOK_ANYWAY_AFTER_SECONDS
+    )
+
+
+SILENCE_SECONDS: Final = 180
+"""A run waits at most 20 seconds before a repetition, and holds a session while it works."""
+
+
+def silent_runs(last_event_seconds: Mapping[str, float], now_seconds: float) -> list[str]:
+    """Return the runs without a session from which nothing was heard for so long that they are lost."""
+    return [run for run, at in last_event_seconds.items() if now_seconds - at > SILENCE_SECONDS]
+
+
 class Seen(NamedTuple):
     """A file as one tick saw it; the hash is known once its size and time stood still."""
 

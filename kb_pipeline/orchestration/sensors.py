@@ -2,31 +2,36 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from typing import Final
 
 import dagster as dg
 
 from kb_pipeline.orchestration.assets import (
+    ASSETS,
     BACKTEST_RUNS,
     BACKTEST_TUNES,
     DatabaseParam,
     PricesParam,
     tune_regime_attribution,
 )
-from kb_pipeline.orchestration.jobs import normalise_prices
+from kb_pipeline.orchestration.jobs import JOBS, normalise_prices
 from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES, partition_changes
 from kb_pipeline.orchestration.resources import Database, Prices
 from kb_pipeline.orchestration.sensor_decisions import (
     Due,
+    Look,
     Past,
     Plan,
     Seen,
     digest_of,
+    is_news,
     runs_to_launch,
+    silent_runs,
     still_files,
 )
-from kb_pipeline.storage import orchestration
+from kb_pipeline.storage import activity, orchestration
 from kb_pipeline.storage.alerts import send_alert
 from kb_pipeline.storage.price_files import file_hash, normalised_from
 
@@ -69,15 +74,24 @@ def _tags(sensor: str, work: Due) -> dict[str, str]:
 )
 def completed_tunes(context: dg.SensorEvaluationContext, database: DatabaseParam) -> dg.SensorResult:
     """Attribute tunes that completed: one run a workspace, however many tunes wait."""
+    before = Look(*json.loads(context.cursor)) if context.cursor else None
     with database.session("completed_tunes") as connection:
+        # Before the look, so that what is written during it is looked at again.
+        written = activity.written_rows(connection)
+        if not is_news(before, written, time.time()):
+            return dg.SensorResult(
+                skip_reason="nothing was written since the last look", cursor=context.cursor
+            )
         found = [Due(*work) for work in orchestration.due_tunes(connection)]
     plan = _plan(context.instance, context.sensor_name, found)
     says = f"found {sum(work.amount for work in found)} tunes; {plan}"
     context.log.info(says)
     if not plan.launch:
-        return dg.SensorResult(skip_reason=says)
+        settled = json.dumps(Look(written, time.time())) if written and not plan.in_flight else ""
+        return dg.SensorResult(skip_reason=says, cursor=settled)
     slugs = [request.due.target for request in plan.launch]
     return dg.SensorResult(
+        cursor="",
         run_requests=[
             dg.RunRequest(
                 run_key=request.run_key,
@@ -185,6 +199,40 @@ def _size_and_time(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+@dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+def lost_runs(context: dg.SensorEvaluationContext, database: DatabaseParam) -> dg.SkipReason:
+    """End runs whose process is gone, by kill -9 or a power loss: Dagster shows them as started for ever."""
+    with database.session("lost_runs") as connection:
+        living = activity.living_runs(connection)
+    instance = context.instance
+    started = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    ours = [it for it in started if _is_ours(it.dagster_run)]
+    heard = {
+        it.dagster_run.run_id: _last_heard_seconds(instance, it)
+        for it in ours
+        if not activity.is_living(it.dagster_run.run_id, living)
+    }
+    lost = silent_runs(heard, time.time())
+    for run in (instance.get_run_by_id(run_id) for run_id in lost):
+        if run and not run.is_finished:
+            instance.report_run_failed(run, "Its process is gone: it holds no session in the database.")
+    says = f"{len(ours)} runs started, {len(ours) - len(heard)} alive; ended: {', '.join(lost) or 'none'}"
+    context.log.info(says)
+    return dg.SkipReason(says)
+
+
+def _last_heard_seconds(instance: dg.DagsterInstance, record: dg.RunRecord) -> float:
+    events = instance.get_records_for_run(record.dagster_run.run_id, limit=1, ascending=False).records
+    return events[0].timestamp if events else record.update_timestamp.timestamp()
+
+
+def _is_ours(run: dg.DagsterRun) -> bool:
+    """Return whether a run is of this project: another code location's need no session in its database."""
+    assets = {*(run.asset_selection or ()), *(it.asset_key for it in run.asset_check_selection or ())}
+    of_assets = bool(assets) and assets <= {it.key for it in ASSETS}
+    return of_assets or run.job_name in {job.name for job in JOBS}
+
+
 @dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING)
 def run_failure_alert(context: dg.RunFailureSensorContext) -> None:
     """Tell KB_ALERT_WEBHOOK and KB_ALERT_COMMAND about a run that failed."""
@@ -202,4 +250,4 @@ def run_failure_alert(context: dg.RunFailureSensorContext) -> None:
     )
 
 
-SENSORS: Final = (completed_tunes, new_partitions, new_ohlcv_files, run_failure_alert)
+SENSORS: Final = (completed_tunes, new_partitions, new_ohlcv_files, lost_runs, run_failure_alert)

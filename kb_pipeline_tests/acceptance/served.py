@@ -77,10 +77,10 @@ def ask(address: str, query: str, **variables: Any) -> Any:
     return said["data"]
 
 
-def wait_until(holds: Callable[[], Any], what: str, seconds: float) -> Any:
+def wait_until(holds: Callable[[], Any], what: str, seconds: float, *, every: float = 0.5) -> Any:
     """Return the first true answer; fail when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (answer := holds()):
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.5)
+        time.sleep(every)
     return answer

@@ -9,10 +9,13 @@ import pytest
 import yaml
 
 from kb_pipeline.definitions import defs
+from kb_pipeline.orchestration import sensor_decisions
+from kb_pipeline.orchestration.resources import Database
+from kb_pipeline.orchestration.sensors import lost_runs
 from kb_pipeline.storage.demo import load_demo
 from kb_pipeline.storage.migrations import migrate
-from kb_pipeline.storage.postgres import connect, ensure_database
-from kb_pipeline_tests.acceptance.served import ROOT, dagster_environment
+from kb_pipeline.storage.postgres import Connection, connect, ensure_database
+from kb_pipeline_tests.acceptance.served import ROOT, dagster_environment, wait_until
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
@@ -40,6 +43,37 @@ def _run(command: str, environment: dict[str, str]) -> "subprocess.CompletedProc
 def _count(environment: dict[str, str], condition: str) -> int:
     with connect(environment["KB_DATABASE_URL"]) as connection:
         row = connection.execute(f"SELECT count(*) FROM backtest_runs WHERE {condition}").fetchone()  # type: ignore[arg-type]
+    assert row is not None
+    return int(row[0])
+
+
+def test_a_killed_command_holds_nobody_up_and_is_not_taken_for_running_for_ever(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sensor_decisions, "SILENCE_SECONDS", 0)
+    command = [
+        *("dagster", "job", "execute", "-m", "kb_pipeline.definitions"),
+        *("-j", "backfill_regime", "-c", "examples/backfill_regime.yaml"),
+    ]
+    with connect() as connection, dg.DagsterInstance.get() as instance:
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        wait_until(lambda: _writers(connection), "the backfill to hold its lock", 60, every=0.01)
+        process.kill()
+        process.wait()
+        wait_until(lambda: not _writers(connection), "the lock to go with its holder", 5)
+        (run,) = instance.get_runs()
+        assert run.status == dg.DagsterRunStatus.STARTED
+        lost_runs(dg.build_sensor_context(instance=instance, resources={"database": Database()}))
+        assert instance.get_runs()[0].status == dg.DagsterRunStatus.FAILURE
+
+
+def _writers(connection: Connection) -> int:
+    row = connection.execute(
+        "SELECT count(*) FROM pg_locks JOIN pg_database AS it ON it.oid = database"
+        " WHERE locktype = 'advisory' AND granted AND datname = current_database()"
+    ).fetchone()
     assert row is not None
     return int(row[0])
 

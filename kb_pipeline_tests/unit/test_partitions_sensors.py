@@ -1,12 +1,17 @@
 """What the sensors decide, without a database."""
 
 from kb_pipeline.orchestration.sensor_decisions import (
+    LOOK_ANYWAY_AFTER_SECONDS,
     MAX_ATTEMPTS,
+    SILENCE_SECONDS,
     Due,
+    Look,
     Past,
     Seen,
     digest_of,
+    is_news,
     runs_to_launch,
+    silent_runs,
     still_files,
 )
 
@@ -42,6 +47,22 @@ def test_new_work_of_the_same_workspace_starts_counting_again() -> None:
 def test_what_a_run_went_through_and_left_is_not_requested_for_ever() -> None:
     plan = runs_to_launch([TEN], set(), {"d1": Past(succeeded=1)})
     assert (plan.launch, plan.settled) == ([], ["quant"])
+
+
+def test_what_was_written_since_the_last_look_is_news() -> None:
+    assert is_news(Look("tunes 5", 100), "tunes 6", 101)
+    assert not is_news(Look("tunes 5", 100), "tunes 5", 101)
+
+
+def test_no_look_yet_no_counters_and_a_look_long_ago_are_reasons_to_look() -> None:
+    assert is_news(None, "tunes 5", 101)
+    assert is_news(Look("tunes 5", 100), None, 101)
+    assert is_news(Look("tunes 5", 100), "tunes 5", 101 + LOOK_ANYWAY_AFTER_SECONDS)
+
+
+def test_a_run_without_a_session_is_lost_once_it_was_silent_for_long() -> None:
+    now = 10_000.0
+    assert silent_runs({"old": now - SILENCE_SECONDS - 1, "new": now - SILENCE_SECONDS + 1}, now) == ["old"]
 
 
 def test_a_file_that_still_grows_is_left_for_the_next_tick() -> None:
