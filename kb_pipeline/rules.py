@@ -381,3 +381,19 @@ class UpliftUnknown(StrEnum):
 UPLIFT_TIERS: Final = tuple(TIERS)[:4]  # those by key: the best overall is not chosen by regime
 INTERVAL_LEVEL, BOOTSTRAP_DRAWS, BOOTSTRAP_SEED = 0.95, 1_000, 20_250_101
 MIN_INTERVAL_TUNES, FEW_SYMBOLS = 5, 15
+
+# --- Dashboard ---------------------------------------------------------------------------------
+
+MAX_DASHBOARD_BYTES: Final = 200_000  # it is mailed and kept; tables are cut until it fits
+
+# --- Drift -------------------------------------------------------------------------------------
+
+DriftReason = StrEnum(
+    "DriftReason",
+    "STABLE KEY_DIFFERS_BY_CHANCE UNCONFIRMED KEY_CHANGED DISTANCE_BEYOND_NULL TOO_FEW_TRAINING_SNAPSHOTS "
+    "TRAINING_BARS_MISSING NOT_ENOUGH_BARS NO_PRICE_FILE PRICE_FILE_REFUSED NO_SYMBOL NO_READABLE_SNAPSHOT",
+)
+DRIFT_RARE_SHARE, DRIFT_RARE_KEY_SHARE = 0.01, 0.002  # of resampled windows: as far away; with such a key
+DRIFT_CONSECUTIVE: Final = 3  # evaluations, or newest bars, that must agree
+MIN_DRIFT_SNAPSHOTS, MAX_DRIFT_SNAPSHOTS = 5, 20  # of windows apart from each other; the newest, looked at
+DRIFT_BLOCK_BARS, DRIFT_NULL_WINDOWS, DRIFT_SEED = 20, 1_000, 20_250_101  # mean length; a training window

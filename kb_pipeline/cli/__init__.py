@@ -8,7 +8,7 @@ import sys
 import click
 
 from kb_pipeline import rules
-from kb_pipeline.cli import backfills, database, doctor, knowledge, uplift
+from kb_pipeline.cli import backfills, dashboard, database, doctor, knowledge, uplift
 from kb_pipeline.errors import KbPipelineError
 
 
@@ -29,6 +29,7 @@ for command in (
     backfills.backfill_attribution,
     backfills.ingest_trials,
     uplift.uplift,
+    dashboard.dashboard,
     backfills.explain,
     backfills.demo,
     knowledge.best,

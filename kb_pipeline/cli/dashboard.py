@@ -1,0 +1,20 @@
+"""The command that writes the attribution page of a workspace."""
+
+from pathlib import Path
+from uuid import UUID
+
+import click
+
+from kb_pipeline.cli.running import session
+
+
+@click.command()
+@click.option("--workspace-id", type=click.UUID, required=True, help="Workspace to show.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="HTML file to write.")
+def dashboard(workspace_id: UUID, output: Path) -> None:
+    """Write what is known of a workspace as one HTML page that needs nothing else."""
+    from kb_pipeline.dashboard.page import write_dashboard
+
+    with session("dashboard") as connection:
+        written = write_dashboard(connection, workspace_id, output)
+    click.echo(f"Written: {written}")
