@@ -12,6 +12,7 @@ import dagster as dg
 import pandas as pd
 import pandera.errors
 
+from kb_pipeline.backfills import invariants
 from kb_pipeline.domain.ohlcv import OHLCV_SCHEMA, bar_times_ns
 from kb_pipeline.orchestration import dry_runs
 from kb_pipeline.orchestration.assets import (
@@ -118,7 +119,7 @@ def _rehearsed(
     if context.run.asset_selection:
         says = "Not rehearsed: this ran right after the backfill itself. Execute it alone."
         return dg.AssetCheckResult(passed=True, description=says)
-    with database.session("dry run") as connection:
+    with database.session("dry run", context.run.run_id) as connection:
         return dry_runs.check_result(rehearse(connection))
 
 
@@ -149,16 +150,19 @@ def attribution_dry_run(
     return _rehearsed(context, database, lambda it: dry_runs.rehearse_attribution(it, config))
 
 
-def _breaches(database: Database, rule: str) -> dg.AssetCheckResult:
-    with database.session(rule) as connection:
-        found = orchestration.breaches(connection, rule)
-    rows: list[Row] = [{"id": row_id, "about": about, "found": what} for row_id, about, what in found]
+def _breaches(database: Database, *rules: str) -> dg.AssetCheckResult:
+    """Return the result of some rules of the invariants, each held against every active workspace."""
+    rows: list[Row] = []
+    with database.session(" and ".join(rules)) as connection:
+        for workspace in orchestration.active_workspaces(connection):
+            for rule, found in invariants.breaches(connection, workspace.id, rules).items():
+                rows += [{"workspace": workspace.slug, "rule": rule, **it._asdict()} for it in found]
     return dg.AssetCheckResult(passed=not rows, metadata={"breaches": len(rows), "first": table(rows)})
 
 
 @dg.asset_check(asset=tune_regime_attribution)
 def tags_match_key(database: DatabaseParam) -> dg.AssetCheckResult:
-    """The tag columns of every attributed tune say the same as its regime key."""
+    """The tag columns of every attributed tune and every trial say the same as its regime key."""
     return _breaches(database, "tags_against_key")
 
 
@@ -175,9 +179,33 @@ def human_decisions_kept(database: DatabaseParam) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=candidacy_decisions)
+def changes_audited_once(database: DatabaseParam) -> dg.AssetCheckResult:
+    """Every change of a run's status by a backfill has one audit row, written in the same transaction."""
+    return _breaches(database, "unaudited_changes", "audited_twice")
+
+
+@dg.asset_check(asset=candidacy_decisions)
 def ledger_conserved(database: DatabaseParam) -> dg.AssetCheckResult:
-    """Every finished backfill accounts for each row it scanned exactly once."""
+    """Every backfill accounts for each row it scanned exactly once, also one that was killed."""
     return _breaches(database, "unbalanced_ledger")
+
+
+@dg.asset_check(asset=candidacy_decisions)
+def batches_bounded(database: DatabaseParam) -> dg.AssetCheckResult:
+    """No transaction of a backfill changed more rows than the largest batch."""
+    return _breaches(database, "oversized_transactions")
+
+
+@dg.asset_check(asset=tune_regime_attribution)
+def decisions_repeatable(database: DatabaseParam) -> dg.AssetCheckResult:
+    """Deciding again from what is stored gives what is stored: candidates, regimes, trials, attributions."""
+    return _breaches(
+        database,
+        "candidates_against_metrics",
+        "regimes_against_features",
+        "trials_against_source",
+        "attributions_against_trials",
+    )
 
 
 DRY_RUNS: Final = (regime_dry_run, candidacy_dry_run, attribution_dry_run)
@@ -188,5 +216,8 @@ CHECKS: Final = (
     tags_match_key,
     fingerprint_matches_key,
     human_decisions_kept,
+    changes_audited_once,
     ledger_conserved,
+    batches_bounded,
+    decisions_repeatable,
 )

@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from kb_pipeline.errors import BadArgumentError
-from kb_pipeline.rules import BACKFILL_ACTOR
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.postgres import Connection
 
@@ -94,23 +93,3 @@ def regime_windows(connection: Connection, workspace_id: UUID, symbol: str) -> l
 def due_tunes(connection: Connection) -> list[DueTunes]:
     """Return the tunes that can be attributed now, per active workspace that has any."""
     return [DueTunes(*row) for row in connection.execute(statement("orchestration.due_tunes"))]
-
-
-LISTED_BREACHES: Final = 20
-"""Rows an integrity check names; one is enough to fail it."""
-
-INTEGRITY_RULES: Final = (
-    "tags_against_key",
-    "fingerprint_against_key",
-    "overwritten_decisions",
-    "unbalanced_ledger",
-)
-"""Statements that must find nothing."""
-
-
-def breaches(connection: Connection, rule: str) -> list[tuple[str, str, str]]:
-    """Return the first rows that break one of INTEGRITY_RULES: (id, what it is about, what was found)."""
-    rows = connection.execute(
-        statement(f"orchestration.{rule}"), {"rows": LISTED_BREACHES, "actor": BACKFILL_ACTOR}
-    )
-    return [(row_id, str(about), found) for row_id, about, found in rows]

@@ -218,6 +218,7 @@ def test_a_workspace_that_is_being_written_is_waited_for(
         ("UPDATE backtest_tunes SET trend_tag = 'uptrend'", "tags_match_key"),
         ("UPDATE backtest_tunes SET regime_fingerprint = 'abc'", "fingerprint_matches_key"),
         ("UPDATE kb_backfill_runs SET scanned_count = 7", "ledger_conserved"),
+        ("UPDATE backtest_tunes SET best_oos_score = 7", "decisions_repeatable"),
         (
             "INSERT INTO kb_status_history (workspace_id, source_type, source_id, from_status, to_status,"
             " actor_type, actor_id, created_at) SELECT id, 'test_variant', id, 'excluded', 'candidate',"
@@ -245,7 +246,10 @@ def test_stored_data_that_breaks_a_promise_fails_its_check(
 
 def _integrity(prices: Prices, instance: dg.DagsterInstance) -> dict[str, bool]:
     definitions = build_definitions(database=Database(), prices=prices)
-    names = ("tags_match_key", "fingerprint_matches_key", "human_decisions_kept", "ledger_conserved")
+    names = (
+        *("tags_match_key", "fingerprint_matches_key", "human_decisions_kept", "changes_audited_once"),
+        *("ledger_conserved", "batches_bounded", "decisions_repeatable"),
+    )
     checks = [it for it in definitions.asset_checks or () if next(iter(it.check_keys)).name in names]
     result = (
         dg.Definitions(

@@ -1,0 +1,1 @@
+"""Faults put upon real processes of `kb-pipeline` over a real Postgres, and what must hold after each."""

@@ -1,0 +1,210 @@
+"""Start, stop, kill and wait for real `kb-pipeline` processes, and compare what they leave."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, Final
+
+from kb_pipeline.backfills.invariants import breaches
+from kb_pipeline.rules import BackfillKind
+from kb_pipeline.storage.postgres import Connection, connect
+from kb_pipeline_tests.faults import worker, world
+from kb_pipeline_tests.faults.worker import Plan
+
+BATCH_ROWS: Final = 10
+PAGE_ROWS: Final = 40
+LONG_S: Final = 20
+"""Nothing here takes as long; whoever waits so long has found a hang."""
+
+KINDS: Final = (BackfillKind.CANDIDACY, BackfillKind.REGIME, BackfillKind.ATTRIBUTION, BackfillKind.TRIALS)
+CYCLES: Final = int(os.environ.get("FAULT_CYCLES") or 50)
+"""Kills of each sort, shared by the kinds."""
+
+_SMALL_PAGES: Final = {"kb_pipeline.backfills.engine.READ_PAGE_ROWS": PAGE_ROWS}
+
+# Warm, so that a process costs 10 ms instead of a second; single-threaded, so that it may fork.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["kb_pipeline_tests.faults.warm"])
+
+
+@dataclass
+class Worker:
+    """A process of `kb-pipeline` and the files it prints to."""
+
+    process: ForkServerProcess
+    said: Path
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, if there still is somebody to hear it."""
+        if self.process.is_alive():
+            os.kill(self.pid, number)
+
+    def wait_stopped(self) -> bool:
+        """Wait until the process has stopped itself; False where it ended without."""
+        deadline = time.monotonic() + LONG_S
+        while self.process.is_alive():
+            assert time.monotonic() < deadline, self.printed(".err")
+            if _process_state(self.pid) == "T":
+                return True
+            time.sleep(0.001)
+        return False
+
+    def end(self, within_s: float = LONG_S) -> int:
+        """Wait for the end; return the exit code, negative for a signal."""
+        self.process.join(within_s)
+        assert self.process.exitcode is not None, f"still running after {within_s} s: {self.printed('.err')}"
+        assert "Traceback" not in self.printed(".err"), self.printed(".err")
+        return self.process.exitcode
+
+    def printed(self, suffix: str = ".out") -> str:
+        """Return what the process has printed so far."""
+        file = self.said.with_suffix(suffix)
+        return file.read_text() if file.exists() else ""
+
+
+def _process_state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a backfill does when left alone: calls to the database, rows written, and what it leaves."""
+
+    calls: int
+    written: int
+    state: dict[str, Any]
+
+
+@dataclass
+class Scene:
+    """One database with work in it, a session to look on, and how commands are started on it."""
+
+    url: str
+    connection: Connection
+    directory: Path
+    chance: random.Random
+    others: list[Any] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Put the database back to its beginning, and with it what the other workspace must keep."""
+        world.restore(self.connection)
+        self.others = world.everything(self.connection)
+
+    def start(self, kind: BackfillKind, plan: Plan = Plan(), *options: object, **environment: str) -> Worker:  # noqa: B008 - frozen
+        """Begin a backfill in small batches and pages."""
+        return self.start_command(*command(kind, self.directory), *options, plan=plan, **environment)
+
+    def start_command(self, *arguments: object, plan: Plan = Plan(), **environment: str) -> Worker:  # noqa: B008
+        """Begin any command."""
+        said = self.directory / f"worker{next(_numbers)}"
+        plan = Plan(plan.call, plan.number, plan.after, plan.only_writer, {**_SMALL_PAGES, **plan.rules})
+        process = _PROCESSES.Process(
+            target=worker.run_command,
+            args=(
+                [str(it) for it in arguments],
+                {**os.environ, "KB_DATABASE_URL": self.url, **environment},
+                said,
+                plan,
+            ),
+            daemon=True,
+        )
+        process.start()
+        started = Worker(process, said)
+        self.workers.append(started)
+        return started
+
+    def run(self, kind: BackfillKind, *options: object) -> Worker:
+        """Run a backfill to its end, undisturbed."""
+        done = self.start(kind, Plan(), *options)
+        assert done.end() == 0, done.printed(".err") + done.printed()
+        return done
+
+    def written(self, kind: BackfillKind) -> int:
+        """Return how many rows the ledger says were written, by all runs of this kind together."""
+        row = self.connection.execute(
+            "SELECT coalesce(sum(processed_count), 0) FROM kb_backfill_runs WHERE backfill_type = %s", [kind]
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def wait_alone(self) -> None:
+        """Wait until the server has noticed that the workers are gone, and with them their locks."""
+        wait_until(lambda: self.sessions() == 0)
+
+    def sessions(self) -> int:
+        """Return how many sessions workers have in this database."""
+        row = self.connection.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            "   AND backend_type = 'client backend'"
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def keeps_its_promises(self) -> None:
+        """Hold every invariant against both workspaces, and the other one against any change at all."""
+        assert breaches(self.connection, world.OURS, batch_rows=BATCH_ROWS) == {}
+        assert world.everything(self.connection) == self.others
+
+    def finishes(self, kind: BackfillKind, expected: Undisturbed) -> None:
+        """Run the backfill once more and hold what it leaves against a run that was left alone."""
+        self.wait_alone()
+        self.run(kind)
+        self.keeps_its_promises()
+        assert world.state(self.connection) == expected.state
+        assert self.written(kind) == expected.written
+
+    def close(self) -> None:
+        """End whoever is left."""
+        for it in self.workers:
+            it.send(signal.SIGKILL)
+            it.process.join()
+
+
+def command(kind: BackfillKind, directory: Path) -> list[object]:
+    """Return the command line of a backfill of our workspace."""
+    prices = ("--ohlcv-file", directory / world.PRICES, "--calendar", "24/7")
+    return [
+        "ingest-trials" if kind == BackfillKind.TRIALS else f"backfill-{kind}",
+        *("--workspace-id", world.OURS, "--batch-size", BATCH_ROWS, "--limit", 100_000),
+        *(prices if kind == BackfillKind.REGIME else ()),
+    ]
+
+
+_numbers = count(1)
+
+
+def wait_until(reached: Callable[[], bool], within_s: float = LONG_S) -> None:
+    """Wait for something that others do."""
+    deadline = time.monotonic() + within_s
+    while not reached():
+        assert time.monotonic() < deadline, f"nothing happened within {within_s} s"
+        time.sleep(0.002)
+
+
+@contextmanager
+def scene(url: str, directory: Path, chance: random.Random) -> Iterator[Scene]:
+    """Yield the scene of one fault; its workers end with it."""
+    with connect(url) as connection:
+        opened = Scene(url, connection, directory, chance, world.everything(connection))
+        try:
+            yield opened
+        finally:
+            opened.close()
