@@ -215,7 +215,7 @@ def test_a_workspace_that_is_being_written_is_waited_for(
 @pytest.mark.parametrize(
     ("breach", "check"),
     [
-        ("UPDATE backtest_tunes SET trend_tag = 'uptrend'", "tags_match_key"),
+        ("UPDATE backtest_tunes SET trend_tag = NULL", "tags_match_key"),
         ("UPDATE backtest_tunes SET regime_fingerprint = 'abc'", "fingerprint_matches_key"),
         ("UPDATE kb_backfill_runs SET scanned_count = 7", "ledger_conserved"),
         ("UPDATE backtest_tunes SET best_oos_score = 7", "decisions_repeatable"),
