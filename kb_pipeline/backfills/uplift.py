@@ -52,16 +52,21 @@ def measure_uplift(connection: Connection, request: UpliftRequest, *, dry_run: b
     workspace_id = request.workspace_id
     session.require_workspace(connection, workspace_id)
     if dry_run:
-        return _report(read_tune_scores(connection, workspace_id))
+        return report_of(read_tune_scores(connection, workspace_id))
     # Held from reading to writing, so that older scores never replace newer ones.
     with writer_lock(connection, BackfillKind.UPLIFT, workspace_id):
-        report = _report(read_tune_scores(connection, workspace_id))
+        report = report_of(read_tune_scores(connection, workspace_id))
         settings = {"draws": BOOTSTRAP_DRAWS, "seed": BOOTSTRAP_SEED, "level": INTERVAL_LEVEL}
         computed_at = replace_uplift(connection, workspace_id, report, settings)
     return replace(report, computed_at=computed_at)
 
 
-def _report(scores: TuneScores) -> UpliftReport:
+def report_of(scores: TuneScores) -> UpliftReport:
+    """Return the uplift of tunes that were read.
+
+    Raises:
+        ConservationError: The counts do not add up.
+    """
     frames = combined(scores.timeframes.numbers + 1, scores.objectives.numbers + 1)
     tunes = _tunes(scores, frames)
     uplifts = measure_uplifts(tunes, scores.trials)

@@ -8,8 +8,8 @@ from kb_pipeline.rules import BOOTSTRAP_DRAWS, BOOTSTRAP_SEED, INTERVAL_LEVEL
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-_CELLS_AT_ONCE = 4_000_000
-"""Weights held in memory at once: 16 MB, times a few copies."""
+_WEIGHTS_AT_ONCE = 200_000
+"""What is drawn at once stays in the processor's cache, which is several times faster."""
 
 
 def median_interval(
@@ -32,11 +32,11 @@ def median_interval(
     ascending = values[order]
     names, cluster_of = np.unique(clusters[order], return_inverse=True)
     random = np.random.default_rng(seed)
-    at_once = max(1, _CELLS_AT_ONCE // len(values))
-    medians = [
-        _weighted_medians(ascending, _drawn(random, min(at_once, draws - begin), len(names))[:, cluster_of])
-        for begin in range(0, draws, at_once)
-    ]
+    at_once = max(1, _WEIGHTS_AT_ONCE // len(values))
+    medians = []
+    for begin in range(0, draws, at_once):
+        times = _drawn(random, min(at_once, draws - begin), len(names))
+        medians.append(_weighted_medians(ascending, np.take(times, cluster_of, axis=1)))
     tail = (1 - INTERVAL_LEVEL) / 2
     low, high = np.quantile(np.concatenate(medians), [tail, 1 - tail])
     return float(low), float(high)

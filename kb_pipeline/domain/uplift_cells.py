@@ -5,7 +5,7 @@ it is shown.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -142,7 +142,7 @@ def sum_up(name: CellName, uplifts: Uplifts, rows: Integers, symbols: Integers) 
     by_default = int(uplifts.by_default[known].sum())
     blind = known[~np.isnan(uplifts.over_blind[known])]
     return UpliftCell(
-        **asdict(name),
+        **{it.name: getattr(name, it.name) for it in fields(CellName)},
         tunes=len(rows),
         uplift=uplift,
         over_blind=_median(uplifts.over_blind[blind], symbols[blind]) if by_default else uplift,

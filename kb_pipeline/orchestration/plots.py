@@ -12,7 +12,7 @@ import dagster as dg
 import pandas as pd
 
 from kb_pipeline.domain.uplift_cells import UpliftCell
-from kb_pipeline.rules import REGIME_KEY_ABSENT, TREND_TAGS_BY_PRIORITY
+from kb_pipeline.rules import FEW_SYMBOLS, MIN_INTERVAL_TUNES, REGIME_KEY_ABSENT, TREND_TAGS_BY_PRIORITY
 from kb_pipeline.storage.orchestration import RegimeWindow
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _TREND_COLOURS: Final = dict(
     zip(TREND_TAGS_BY_PRIORITY, ("#2a9d57", "#c8443a", "#e0a030", "#7a8aa0"), strict=True)
 )
 _OTHER_COLOUR: Final = "#d8dde4"
+_DOT_COLOUR: Final = "#4a7ba6"
 
 
 def price_plot(
@@ -66,19 +67,23 @@ def reason_plot(title: str, counts: Mapping[str, int]) -> dg.MarkdownMetadataVal
 
 
 def uplift_plot(title: str, cells: Sequence[UpliftCell]) -> dg.MarkdownMetadataValue:
-    """Draw a dot per cell at its median uplift with the interval around it; hollow and bare where thin."""
+    """Draw a dot per cell at its median uplift, with the interval around it; hollow and bare where thin."""
     known = [(cell, cell.uplift.median) for cell in cells if cell.uplift.median is not None]
     known = known[:PLOTTED_CELLS][::-1]
-    figure, axes = _figure(title, height_inches=1.2 + 0.28 * len(known))
+    figure, axes = _figure(title, height_inches=1.5 + 0.28 * len(known))
     for place, (cell, median) in enumerate(known):
-        it, colour = cell.uplift, _OTHER_COLOUR if cell.thin else "#4a7ba6"
-        if it.low is not None and it.high is not None:
-            axes.hlines(place, it.low, it.high, color=colour, linewidth=2)
-        axes.plot([median], [place], "o", color=colour, markerfacecolor="white" if cell.thin else colour)
+        low, high = cell.uplift.low, cell.uplift.high
+        if low is not None and high is not None:
+            axes.hlines(place, low, high, color=_DOT_COLOUR, linestyle=":" if cell.few_symbols else "-", lw=2)
+        axes.plot([median], [place], "o", color=_DOT_COLOUR, mfc="white" if cell.thin else _DOT_COLOUR)
     axes.axvline(0, color="#1f3b57", linewidth=0.8)
     labels = [f"{_regime_label(cell)}  n={cell.uplift.n}" for cell, _ in known]
     axes.set_yticks(range(len(known)), labels, fontsize=8, parse_math=False)
-    axes.set_xlabel("regime-selected minus baseline Sharpe ratio, out of sample")
+    axes.set_xlabel(
+        "regime-selected minus baseline Sharpe ratio, out of sample\n"
+        f"hollow: fewer than {MIN_INTERVAL_TUNES} tunes; dotted: fewer than {FEW_SYMBOLS} symbols",
+        fontsize=9,
+    )
     return _markdown(title, figure)
 
 
@@ -92,7 +97,7 @@ def _figure(title: str, height_inches: float = 3.2) -> tuple["Figure", "Axes"]:
 
     figure = Figure(figsize=(8, height_inches), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 

@@ -41,7 +41,7 @@ def test_the_interval_does_not_depend_on_the_order_of_values_or_the_names_of_clu
 def test_many_draws_are_taken_in_parts_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(1).normal(size=40)
     whole = median_interval(values, np.arange(40))
-    monkeypatch.setattr("kb_pipeline.domain.cluster_bootstrap._CELLS_AT_ONCE", 40 * 7)
+    monkeypatch.setattr("kb_pipeline.domain.cluster_bootstrap._WEIGHTS_AT_ONCE", 40 * 7)
     assert median_interval(values, np.arange(40)) == whole
 
 
