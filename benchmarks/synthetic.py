@@ -30,11 +30,14 @@ SNAPSHOT = (
 )
 
 
-def fill(connection: Connection, *, runs: int = 0, windows: int = 40_000, tunes: int = 0) -> None:
-    """Fill a migrated database with this many test variants and tunes of ten trials."""
+def fill(
+    connection: Connection, *, runs: int = 0, windows: int = 40_000, tunes: int = 0, attributed: int = 0
+) -> None:
+    """Fill a migrated database with this many test variants, tunes of ten trials and attributed tunes."""
     connection.execute("SET synchronous_commit = off")
     connection.execute(sql.SQL(STATEMENTS["workspace"]), {"workspace_id": WORKSPACE_ID})
-    for name, rows in (("runs", runs), ("tunes", tunes), ("trial_runs", tunes), ("trials", tunes)):
+    rows_of = {"runs": runs, "tunes": tunes, "trial_runs": tunes, "trials": tunes}
+    for name, rows in (rows_of | {"attributed_runs": attributed, "attributed_tunes": attributed}).items():
         for first in range(1, rows + 1, CHUNK_ROWS):
             bounds = {"first": first, "last": min(first + CHUNK_ROWS - 1, rows), "snapshot": SNAPSHOT}
             connection.execute(

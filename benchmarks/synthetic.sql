@@ -141,3 +141,65 @@ UPDATE backtest_tunes AS tune
  WHERE tune.id = best.tune_id
    AND tune.workspace_id = %(workspace_id)s
    AND tune.status = 'completed'
+
+-- attributed_runs --
+-- Runs with a snapshot of their own, features spread evenly, one for each attributed tune.
+INSERT INTO backtest_runs
+       (id, created_at, workspace_id, strategy_entity_id, status, run_kind, params, dataset_meta, regime_oos,
+        regime_schema_version)
+SELECT md5('best' || number)::uuid,
+       timestamptz '2025-01-01 00:00+00' + number * interval '1 second',
+       %(workspace_id)s,
+       md5('strategy1')::uuid,
+       'completed', 'tune_variant',
+       jsonb_build_object('fast', 5 + number %% 40, 'slow', 50 + number %% 150),
+       jsonb_build_object('symbol', 'BENCH', 'timeframe', '1h'),
+       %(snapshot)s::jsonb || jsonb_build_object(
+           'atr_pct', 0.03 * spread.one, 'std_pct', 0.05 * spread.two, 'bb_width_pct', 0.2 * spread.two,
+           'trend_strength', spread.three, 'trend_dir', number %% 3 - 1, 'zscore', 4 * spread.one - 2,
+           'rsi', 100 * spread.four, 'efficiency_ratio', spread.five),
+       'regime_v1_1'
+  FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS number
+ CROSS JOIN LATERAL (
+       SELECT (hashint8extended(number, 1) & 65535) / 65535.0 AS one,
+              (hashint8extended(number, 2) & 65535) / 65535.0 AS two,
+              (hashint8extended(number, 3) & 65535) / 65535.0 AS three,
+              (hashint8extended(number, 4) & 65535) / 65535.0 AS four,
+              (hashint8extended(number, 5) & 65535) / 65535.0 AS five
+       ) AS spread
+
+-- attributed_tunes --
+-- Tunes of one strategy as attribution leaves them, of the twenty regimes with a volatility and an efficiency tag.
+INSERT INTO backtest_tunes
+       (id, created_at, workspace_id, strategy_entity_id, search_type, n_trials, param_space, status, completed_at,
+        attributed_completed_at, timeframe, regime_schema_version, tag_ruleset_id, regime_key, trend_tag, vol_tag,
+        efficiency_tag, best_oos_score, best_oos_params, best_oos_run_id)
+SELECT md5('attributed' || number)::uuid,
+       timestamptz '2025-01-01 00:00+00' + number * interval '1 second',
+       %(workspace_id)s,
+       md5('strategy1')::uuid,
+       'grid', 10, '{}', 'completed', finished.at, finished.at, '1h', 'regime_v1_1', 'default_v1',
+       concat_ws('|', 'regime_v1_1', 'default_v1', tag.trend, tag.vol, tag.efficiency),
+       nullif(tag.trend, '_'), tag.vol, tag.efficiency,
+       (hashint8extended(number, 6) & 65535) / 20000.0,
+       jsonb_build_object('fast', 5 + number %% 40, 'slow', 50 + number %% 150),
+       md5('best' || number)::uuid
+  FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS number
+ CROSS JOIN LATERAL (SELECT timestamptz '2025-01-02 00:00+00' + number * interval '1 second' AS at) AS finished
+ CROSS JOIN LATERAL (
+       SELECT (array['uptrend', 'downtrend', 'trending', 'flat', '_'])[1 + number / 2 %% 5] AS trend,
+              (array['high_vol', 'low_vol'])[1 + number / 10 %% 2] AS vol,
+              (array['efficient', 'noisy'])[1 + number / 20 %% 2] AS efficiency
+       ) AS tag
+
+-- bare_recommendation --
+-- What a user would write by hand for the best parameters under some regime keys.
+SELECT id, regime_key, best_oos_score, best_oos_params, best_oos_run_id
+  FROM backtest_tunes
+ WHERE workspace_id = %(workspace_id)s
+   AND strategy_entity_id = %(strategy_id)s
+   AND coalesce(timeframe, 'unknown') = '1h'
+   AND coalesce(objective_type, objective_metric) = 'sharpe'
+   AND regime_key = %(regime_key)s
+ ORDER BY best_oos_score DESC NULLS LAST, id
+ LIMIT 20

@@ -5,6 +5,7 @@ the work of `questions`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import product
 from typing import Any, Final, NamedTuple
 
@@ -62,6 +63,7 @@ class RegimeParts(NamedTuple):
         return None if self.vol == REGIME_KEY_ABSENT else self.vol
 
 
+@lru_cache(maxsize=1024)
 def regime_parts(regime_key: str) -> RegimeParts:
     """Return the dimensions of a regime key.
 
@@ -102,8 +104,9 @@ def regime_keys(**fixed: str) -> list[str]:
     ]
 
 
-def tier_keys(regime_key: str) -> dict[str, list[str]]:
-    """Return the keys that each tier by key takes, in the order walked; no key stands in two of them.
+@lru_cache(maxsize=1024)
+def tier_keys(regime_key: str) -> Mapping[str, Sequence[str]]:
+    """Return the keys that each tier by key takes; but for the last one, no key stands in two of them.
 
     Raises:
         BadArgumentError: As `regime_parts`.
@@ -118,7 +121,7 @@ def tier_keys(regime_key: str) -> dict[str, list[str]]:
     ):
         tiers[tier] = [key for key in regime_keys(**fixed) if key not in taken]
         taken.update(tiers[tier])
-    return tiers
+    return tiers | {"global_best": [*regime_keys(), NO_REGIME_KEY]}
 
 
 def matched_dimensions(asked: str, found: str | None) -> list[str]:

@@ -20,7 +20,7 @@ from kb_pipeline.questions.tiers import Walk
 from kb_pipeline.rules import MIN_SAMPLES, RECOMMENDED_CANDIDATES, REGIME_SCHEMA_VERSION, TIERS
 from kb_pipeline.storage import recommend_events
 from kb_pipeline.storage.postgres import Connection
-from kb_pipeline.storage.session import require_workspace
+from kb_pipeline.storage.session import plans_kept
 
 DISTANCE_METHOD: Final = "euclidean_mad"
 """How distances were made, as it is logged."""
@@ -63,8 +63,12 @@ def recommend(connection: Connection, request: RecommendRequest) -> Recommendati
             given in none or several forms.
         OhlcvFileError: The price file is refused.
     """
+    with plans_kept(connection):
+        return _recommend(connection, request)
+
+
+def _recommend(connection: Connection, request: RecommendRequest) -> Recommendation:
     begin = time.perf_counter()
-    require_workspace(connection, request.workspace_id)
     strategy_id, strategy = strategy_of(connection, request.workspace_id, request.strategy)
     subject = _subject(connection, request)
     timeframe = request.timeframe or subject.timeframe
@@ -109,12 +113,16 @@ def _thin(answer: Recommendation) -> Iterator[str]:
     """Yield what there is to say about samples that are few."""
     total, exact = sum(answer.counts.values()), answer.counts["exact"]
     if total < answer.min_samples:
-        yield f"{total} candidates in all tiers, fewer than the {answer.min_samples} asked for."
+        yield f"{_candidates(total)} in all tiers, fewer than the {answer.min_samples} asked for."
     elif exact < answer.min_samples:
         yield (
-            f"The regime itself has {exact} candidates, fewer than the {answer.min_samples} asked for; "
+            f"The regime itself has {_candidates(exact)}, fewer than the {answer.min_samples} asked for; "
             f"the others are from the tiers down to {answer.tier_used}."
         )
+
+
+def _candidates(count: int) -> str:
+    return "1 candidate" if count == 1 else f"{count} candidates"
 
 
 def _log(

@@ -15,6 +15,7 @@ from kb_pipeline.rules import TIMEFRAMES_SECONDS
 from kb_pipeline.storage import questions
 from kb_pipeline.storage.ohlcv_files import read_ohlcv_file
 from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.session import require_workspace
 
 _LISTED_STRATEGIES: Final = 20
 
@@ -101,9 +102,10 @@ def strategy_of(connection: Connection, workspace_id: UUID, strategy: str) -> tu
     Raises:
         BadArgumentError: There is none, or several have the name; the message lists them.
     """
-    found = questions.strategies(connection, workspace_id, strategy)
+    found = questions.strategies_named(connection, workspace_id, strategy)
     if len(found) == 1:
         return found[0][0], found[0][1]
+    require_workspace(connection, workspace_id)
     listed = found or questions.strategies(connection, workspace_id)
     names = [f"{printable(name)} ({strategy_id})" for strategy_id, name in listed[:_LISTED_STRATEGIES]]
     rest = f" and {len(listed) - len(names)} more" if len(listed) > len(names) else ""

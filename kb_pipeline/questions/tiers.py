@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from kb_pipeline.domain.matching import NO_REGIME_KEY, matched_dimensions, regime_keys, tier_keys
+from kb_pipeline.domain.matching import matched_dimensions, tier_keys
 from kb_pipeline.questions import vectors
 from kb_pipeline.questions.recommendation import Candidate
 from kb_pipeline.questions.subject import Subject
@@ -54,8 +54,7 @@ class Walk:
 
     def _tier(self, tier: str, rows: int) -> list[Source]:
         if tier != "distance":
-            everything = [*regime_keys(), NO_REGIME_KEY]
-            keys = {**tier_keys(self._subject.regime_key), "global_best": everything}[tier]
+            keys = tier_keys(self._subject.regime_key)[tier]
             return recommend_events.candidates(self._connection, self._workspace_id, self._group, keys, rows)
         asked, scales = self._subject.features, self._scales.values
         if asked is None or scales is None:

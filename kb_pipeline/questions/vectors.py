@@ -46,7 +46,7 @@ class Scales(NamedTuple):
     @property
     def warnings(self) -> list[str]:
         """What an answer by these scales does not know."""
-        changed = f"{self.waiting:,} tunes and runs changed lately and are not in the distances yet."
+        changed = f"Changed lately and not in the distances yet: {self.waiting:,} tunes or runs."
         return [changed] if self.waiting else []
 
 

@@ -25,31 +25,48 @@ SELECT found.id::text,
   LEFT JOIN kb_entities AS entity
     ON entity.id = found.strategy_entity_id
 
+-- prefer_index_order --
+-- For the transaction: read an index in its order. Right after a backfill the planner would rather read
+-- the whole table, which is many times as large.
+SELECT set_config('enable_seqscan', 'off', true),
+       set_config('enable_sort', 'off', true)
+
 -- regime_counts --
--- Of each regime key of a workspace its attributed tunes, the scored ones and their mean score.
-SELECT tune.regime_key,
+-- Of each regime key of a workspace its attributed tunes, the scored ones and their mean score, from the
+-- ranking index alone: it holds all that is asked, in this order.
+SELECT ranked.regime_key,
        count(*),
-       count(*) FILTER (WHERE tune.best_oos_score > '-Infinity' AND tune.best_oos_score < 'Infinity'),
-       avg(tune.best_oos_score) FILTER (WHERE tune.best_oos_score > '-Infinity' AND tune.best_oos_score < 'Infinity')
-  FROM backtest_tunes AS tune
- WHERE tune.workspace_id = %(workspace_id)s
-   AND tune.regime_key IS NOT NULL
- GROUP BY tune.regime_key
- ORDER BY tune.regime_key
+       count(*) FILTER (WHERE ranked.best_oos_score > '-Infinity' AND ranked.best_oos_score < 'Infinity'),
+       avg(ranked.best_oos_score)
+           FILTER (WHERE ranked.best_oos_score > '-Infinity' AND ranked.best_oos_score < 'Infinity')
+  FROM (SELECT tune.regime_key, tune.best_oos_score
+          FROM backtest_tunes AS tune
+         WHERE tune.workspace_id = %(workspace_id)s
+           AND tune.regime_key IS NOT NULL
+         ORDER BY tune.regime_key, tune.best_oos_score DESC NULLS LAST) AS ranked
+ GROUP BY ranked.regime_key
 
 -- strategies --
--- The strategies of a workspace whose id or name is this, or all of them.
+-- The strategies of a workspace by name.
 SELECT entity.id::text, entity.name
   FROM kb_entities AS entity
  WHERE entity.workspace_id = %(workspace_id)s
    AND entity.type = 'strategy'
-   AND (%(strategy)s::text IS NULL OR entity.id::text = lower(%(strategy)s) OR lower(entity.name) = lower(%(strategy)s))
  ORDER BY entity.name, entity.id
+
+-- strategies_named --
+-- The strategies of a workspace, or shared by all, with this id or name.
+SELECT entity.id::text, entity.name
+  FROM kb_entities AS entity
+ WHERE (entity.workspace_id = %(workspace_id)s OR entity.workspace_id IS NULL)
+   AND entity.type = 'strategy'
+   AND (entity.id = %(id)s::uuid OR lower(entity.name) = lower(%(name)s))
+ ORDER BY entity.id
 
 -- asked_run --
 -- The regime of a run out of sample (its own, else that of the trial it was) and what it was made with.
 SELECT coalesce(nullif(run.regime_oos, 'null'), nullif(trial.metrics_oos -> 'regime', 'null'))::text,
-       run.dataset_meta ->> 'timeframe',
+       left(run.dataset_meta ->> 'timeframe', 32), -- as it is kept of tunes
        ARRAY(SELECT other.tune_id::text FROM backtest_tune_runs AS other WHERE other.run_id = run.id)
   FROM backtest_runs AS run
   LEFT JOIN LATERAL (

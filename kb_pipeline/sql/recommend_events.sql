@@ -1,13 +1,14 @@
 -- candidates --
 -- The best scored tunes and single runs of a strategy, a timeframe and an objective under some regime
--- keys, best first. Each key is one probe of either index, which ends after the rows asked for.
+-- keys, best first. Each key is one probe of either index, which ends after the rows asked for. The
+-- subselect hides the number of keys from the planner, so that one plan may serve all calls.
 SELECT found.source_type,
        found.id::text,
        nullif(found.regime_key, ''),
        found.score,
        found.params::text,
        found.run_id::text
-  FROM unnest(%(regime_keys)s::text[]) AS asked (regime_key)
+  FROM unnest((SELECT %(regime_keys)s::text[])) AS asked (regime_key)
  CROSS JOIN LATERAL (
        (SELECT 'tune' AS source_type, tune.id, tune.regime_key, tune.best_oos_score AS score,
                tune.best_oos_params AS params, tune.best_oos_run_id AS run_id

@@ -21,15 +21,25 @@ def regime_counts(connection: Connection, workspace_id: UUID) -> Rows:
     """Return each regime key of a workspace with its tunes, the scored ones and their mean score."""
     with connection.transaction():
         connection.execute(statement("session.allow_long_read"))
+        connection.execute(statement("questions.prefer_index_order"))
         return connection.execute(
             statement("questions.regime_counts"), {"workspace_id": workspace_id}
         ).fetchall()
 
 
-def strategies(connection: Connection, workspace_id: UUID, strategy: str | None = None) -> Rows:
-    """Return (id, name) of a workspace's strategies, or of those with this id or name."""
-    parameters = {"workspace_id": workspace_id, "strategy": strategy}
-    return connection.execute(statement("questions.strategies"), parameters).fetchall()
+def strategies(connection: Connection, workspace_id: UUID) -> Rows:
+    """Return (id, name) of a workspace's strategies by name."""
+    return connection.execute(statement("questions.strategies"), {"workspace_id": workspace_id}).fetchall()
+
+
+def strategies_named(connection: Connection, workspace_id: UUID, name: str) -> Rows:
+    """Return (id, name) of a workspace's strategies with this id or name, whatever its case."""
+    try:
+        strategy_id = UUID(name)
+    except ValueError:
+        strategy_id = None
+    parameters = {"workspace_id": workspace_id, "id": strategy_id, "name": name}
+    return connection.execute(statement("questions.strategies_named"), parameters).fetchall()
 
 
 def asked_run(connection: Connection, workspace_id: UUID, run_id: UUID) -> tuple[Any, ...] | None:

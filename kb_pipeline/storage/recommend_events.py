@@ -1,8 +1,11 @@
 """Reading candidates for a recommendation and logging it. Statements: `sql/recommend_events.sql`."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 from uuid import UUID
+
+from psycopg.pq import TransactionStatus
 
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.backtest_runs import Rows
@@ -83,8 +86,9 @@ def count_candidates(
 
 
 def log_event(connection: Connection, event: Mapping[str, Any]) -> None:
-    """Keep one call, given by the statement's names, in a transaction (or savepoint) of its own."""
-    with connection.transaction():
+    """Keep one call, given by the statement's names; a failure spoils no transaction of the caller's."""
+    is_alone = connection.info.transaction_status == TransactionStatus.IDLE
+    with nullcontext() if is_alone else connection.transaction():
         connection.execute(statement("recommend_events.log_event"), event)
 
 

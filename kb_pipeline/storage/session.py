@@ -1,5 +1,7 @@
 """Small facts about a session that more than one module asks for. Statements: `sql/session.sql`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from uuid import UUID
 
@@ -14,6 +16,20 @@ def now(connection: Connection) -> datetime:
     assert row is not None  # noqa: S101 - a SELECT of one expression always answers
     moment: datetime = row[0]
     return moment
+
+
+@contextmanager
+def plans_kept(connection: Connection) -> Iterator[None]:
+    """Let statements that a session repeats be planned once, from their second time on, in the block.
+
+    For questions that may be asked again and again, each of which is quicker than its planning.
+    """
+    before = connection.prepare_threshold
+    connection.prepare_threshold = 1
+    try:
+        yield
+    finally:
+        connection.prepare_threshold = before
 
 
 def require_workspace(connection: Connection, workspace_id: UUID) -> None:

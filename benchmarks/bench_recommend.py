@@ -1,0 +1,124 @@
+"""Recommendations over growing workspaces: the time of a call against bare SQL, and the distance tier
+against numpy over a matrix that lies in memory already.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from psycopg import sql
+
+from benchmarks.synthetic import STATEMENTS, WORKSPACE_ID, template
+from kb_pipeline.domain.regime import RegimeSnapshot
+from kb_pipeline.questions.recommend import RecommendRequest, recommend
+from kb_pipeline.questions.similar import similar
+from kb_pipeline.questions.vectors import pack_changes
+from kb_pipeline.rules import DISTANCE_FEATURES, TIERS
+from kb_pipeline.storage import regime_vectors
+from kb_pipeline.storage.embedded import start
+from kb_pipeline.storage.postgres import Connection, connect, ensure_database
+
+SIZES = (100_000, 1_000_000)
+CALLS = 200
+EXACT_KEY = "regime_v1_1|default_v1|uptrend|high_vol|noisy"
+NO_SUCH_KEY = "regime_v1_1|default_v1|uptrend|high_vol|_"
+"""A regime that no tune was won in, so that the answer comes from the next tier."""
+
+SNAPSHOT = RegimeSnapshot(
+    timeframe="1h",
+    atr_pct=0.01,
+    std_pct=0.03,
+    bb_width_pct=0.12,
+    trend_strength=0.8,
+    trend_dir=1,
+    zscore=0.5,
+    rsi=60.0,
+    efficiency_ratio=0.5,
+    regime_tags=["uptrend"],
+)
+
+
+def median_ms(act: Callable[[], object], calls: int = CALLS) -> float:
+    """Return the median time of a call in milliseconds, after three that do not count."""
+    times = []
+    for _ in range(calls + 3):
+        begin = time.perf_counter()
+        act()
+        times.append((time.perf_counter() - begin) * 1e3)
+    return statistics.median(times[3:])
+
+
+def measure(tunes: int) -> None:
+    """Print the times of one workspace size, and the peak memory of this process."""
+    with template(attributed=tunes) as database, connect(ensure_database(start(), database)) as connection:
+        _pack(connection)
+        strategy_id = connection.execute("SELECT id FROM kb_entities ORDER BY name LIMIT 1").fetchone()
+        assert strategy_id is not None
+        request = RecommendRequest(
+            workspace_id=WORKSPACE_ID,
+            strategy=str(strategy_id[0]),
+            regime_key=EXACT_KEY,
+            timeframe="1h",
+            objective="sharpe",
+        )
+        _print_key_tiers(connection, request, tunes)
+        _print_distances(connection, request, tunes)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{tunes:>9,} tunes: peak memory {peak_mb:,.0f} MB, the matrix for the comparison included")
+
+
+def _pack(connection: Connection) -> None:
+    regime_vectors.start_over(connection, WORKSPACE_ID)
+    begin = time.perf_counter()
+    pack_changes(connection, WORKSPACE_ID)
+    print(f"packing: {time.perf_counter() - begin:.1f} s")
+
+
+def _print_key_tiers(connection: Connection, request: RecommendRequest, tunes: int) -> None:
+    bare_parameters = {"workspace_id": WORKSPACE_ID, "strategy_id": request.strategy, "regime_key": EXACT_KEY}
+    bare = sql.SQL(STATEMENTS["bare_recommendation"])
+    bare_ms = median_ms(lambda: connection.execute(bare, bare_parameters).fetchall())
+    for asked in (request, replace(request, regime_key=NO_SUCH_KEY)):
+        tier = recommend(connection, asked).tier_used
+        own_ms = median_ms(lambda asked=asked: recommend(connection, asked))  # type: ignore[misc]
+        print(f"{tunes:>9,} tunes: {tier} {own_ms:.2f} ms, bare {bare_ms:.2f} ms: {own_ms / bare_ms:.1f} times")
+
+
+def _print_distances(connection: Connection, request: RecommendRequest, tunes: int) -> None:
+    asked = replace(request, regime_key=None, snapshot=SNAPSHOT, min_samples=11)
+    assert recommend(connection, asked).counts["distance"] == TIERS["distance"][1]
+    matrix = np.ascontiguousarray(regime_vectors.all_features(connection, WORKSPACE_ID).T)
+    scales, _ = regime_vectors.state(connection, WORKSPACE_ID)
+    values = SNAPSHOT.to_dict()
+    vector = np.array([values[name] for name in DISTANCE_FEATURES], dtype=np.float32)
+    divisors = np.asarray(scales, dtype=np.float32)
+
+    def scan() -> object:
+        apart = np.sqrt((((matrix - vector) / divisors) ** 2).sum(axis=1))
+        return np.argpartition(apart, 20)[:20]
+
+    bare_ms = median_ms(scan, 20)
+    own_ms = median_ms(lambda: recommend(connection, asked), 20)
+    print(f"{tunes:>9,} tunes: distance {own_ms:.0f} ms, numpy {bare_ms:.0f} ms: {own_ms / bare_ms:.1f} times")
+
+
+def main() -> None:
+    """Measure each size in a process of its own, because peak memory never falls."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tunes", type=int)
+    arguments = parser.parse_args()
+    if arguments.tunes:
+        measure(arguments.tunes)
+        return
+    for tunes in SIZES:
+        subprocess.run([sys.executable, "-m", "benchmarks.bench_recommend", "--tunes", str(tunes)], check=True)
+
+
+if __name__ == "__main__":
+    main()

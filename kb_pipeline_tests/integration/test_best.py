@@ -1,0 +1,219 @@
+"""The best tunes of a regime and the summary of all; and that an index gives both, at any size."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from kb_pipeline.domain.matching import regime_keys, tier_keys
+from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.questions.best import best_parameters, regime_summary, summary_text
+from kb_pipeline.sql import statement
+from kb_pipeline.storage import recommend_events
+from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.recommend_events import ScoreGroup
+from kb_pipeline_tests.attributed import kept, learn, regime_key, won
+from kb_pipeline_tests.builders import add_strategy, add_workspace
+from kb_pipeline_tests.conftest import Workspace
+
+ASKED = "uptrend high_vol efficient"
+KEY = regime_key(ASKED)
+
+
+def test_the_best_of_a_key_come_by_score_and_ties_by_id(connection: Connection, workspace: Workspace) -> None:
+    reversal = Workspace(workspace.id, add_strategy(connection, workspace.id))
+    low = won(connection, reversal, ASKED, 1, params={"n": 1})
+    tied = sorted(won(connection, workspace, ASKED, 2) for _ in range(3))
+    won(connection, workspace, "uptrend high_vol noisy", 9)
+    won(connection, workspace, ASKED, None)
+    won(connection, add_workspace(connection), ASKED, 9)
+    learn(connection, workspace)
+    answer = best_parameters(connection, workspace.id, regime_key=KEY)
+    assert [it.tune_id for it in answer.tunes] == [*tied, low]
+    last = answer.tunes[-1]
+    assert (last.strategy, last.timeframe, last.objective, last.score) == ("reversal", "1d", "sharpe", 1)
+    assert (last.params, last.regime_key, answer.warnings) == ({"n": 1}, KEY, [])
+    assert len(best_parameters(connection, workspace.id, regime_key=KEY, limit=2).tunes) == 2
+
+
+def test_a_trend_and_a_volatility_take_any_efficiency(connection: Connection, workspace: Workspace) -> None:
+    tunes = [
+        won(connection, workspace, f"uptrend high_vol {tag}", score)
+        for score, tag in enumerate(("_", "noisy", "efficient"))
+    ]
+    won(connection, workspace, "uptrend low_vol noisy", 9)
+    nameless = won(connection, workspace, "_ _ _", 1)
+    learn(connection, workspace)
+    answer = best_parameters(connection, workspace.id, trend="uptrend", vol="high_vol")
+    assert [it.tune_id for it in answer.tunes] == tunes[::-1]
+    answer = best_parameters(connection, workspace.id, trend="_", vol="_")
+    assert [it.tune_id for it in answer.tunes] == [nameless]
+
+
+def test_scores_that_do_not_compare_are_pointed_out(connection: Connection, workspace: Workspace) -> None:
+    won(connection, workspace, ASKED, 1)
+    won(connection, workspace, ASKED, 2, timeframe="1h")
+    learn(connection, workspace)
+    (warning,) = best_parameters(connection, workspace.id, regime_key=KEY).warnings
+    assert "1 of 1h sharpe, 1 of 1d sharpe" in warning
+
+
+ARGUMENTS: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"trend": "uptrend"},
+    {"vol": "high_vol"},
+    {"regime_key": KEY, "trend": "uptrend"},
+    {"regime_key": KEY, "trend": "uptrend", "vol": "high_vol"},
+    {"trend": "high_vol", "vol": "uptrend"},
+    {"regime_key": "uptrend"},
+)
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+def test_a_question_of_neither_form_is_refused(arguments: Mapping[str, Any]) -> None:
+    with pytest.raises(BadArgumentError):
+        best_parameters(None, UUID(int=1), **arguments)  # type: ignore[arg-type]
+
+
+def test_the_summary_counts_every_key_and_names_its_best(
+    connection: Connection, workspace: Workspace
+) -> None:
+    for score in (1.0, 2.0, 6.0):
+        best = won(connection, workspace, ASKED, score)
+    won(connection, workspace, ASKED, None)
+    won(connection, workspace, "_ _ noisy", None)
+    kept(connection, workspace, ASKED, 99)
+    won(connection, add_workspace(connection), "flat low_vol noisy", 9)
+    learn(connection, workspace)
+    first, second = regime_summary(connection, workspace.id)
+    assert (first.regime_key, first.tunes, first.scored_tunes, first.mean_score) == (KEY, 4, 3, 3.0)
+    assert (first.trend, first.vol, first.efficiency) == ("uptrend", "high_vol", "efficient")
+    assert first.best is not None
+    assert (first.best.tune_id, first.best.score) == (best, 6)
+    assert (second.tunes, second.scored_tunes, second.mean_score, second.best) == (1, 0, None, None)
+    assert "\x1b" not in summary_text([first, second])
+
+
+def test_untrusted_names_do_not_steer_a_terminal(connection: Connection, workspace: Workspace) -> None:
+    connection.execute("UPDATE kb_entities SET name = E'\\x1b[31mred\\nX'")
+    won(connection, workspace, ASKED, 1, params={"\x1b[2J": "\n"})
+    learn(connection, workspace)
+    texts = [
+        best_parameters(connection, workspace.id, regime_key=KEY).to_text(),
+        summary_text(regime_summary(connection, workspace.id)),
+    ]
+    for text in texts:
+        assert "\x1b" not in text
+        assert len(text.splitlines()) == 2
+
+
+# --- Plans ---------------------------------------------------------------------------------------
+
+TUNES = 20_000
+
+
+@pytest.fixture
+def many(connection: Connection, workspace: Workspace) -> Workspace:
+    """Return the workspace with 20,000 attributed tunes, spread over the 45 keys and three score groups."""
+    connection.execute(
+        """INSERT INTO backtest_tunes (workspace_id, strategy_entity_id, search_type, n_trials, param_space,
+                  status, completed_at, attributed_completed_at, regime_key, best_oos_score, best_oos_params,
+                  timeframe, objective_type)
+           SELECT %s, %s, 'grid', 10, '{}', 'completed', now(), now(), (%s::text[])[1 + number %% 45],
+                  number * 7919 %% 30000 / 1000.0, jsonb_build_object('fast', number), '1d',
+                  CASE WHEN number > 100 THEN 'sharpe' WHEN number > 50 THEN 'calmar' ELSE 'sortino' END
+             FROM generate_series(1, %s) AS number""",
+        [workspace.id, workspace.strategy_id, regime_keys()[:45], TUNES],
+    )
+    connection.execute("VACUUM ANALYZE backtest_tunes")
+    return workspace
+
+
+def _plan(connection: Connection, name: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Run a statement under EXPLAIN ANALYZE and return the nodes of its plan, outermost first."""
+    explain = "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "
+    row = connection.execute(explain + statement(name), parameters).fetchone()  # type: ignore[operator]
+    assert row is not None
+
+    def nodes(node: dict[str, Any]) -> list[dict[str, Any]]:
+        return [node, *(inner for child in node.get("Plans", ()) for inner in nodes(child))]
+
+    return nodes(row[0][0]["Plan"])
+
+
+def _rows_read(plan: list[dict[str, Any]], table: str = "backtest_tunes") -> int:
+    scans = [node for node in plan if node.get("Relation Name") == table]
+    return round(
+        sum(
+            (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+            for node in scans
+        )
+    )
+
+
+def _indexes(plan: list[dict[str, Any]]) -> set[str]:
+    return {node["Index Name"] for node in plan if "Index Name" in node and "tunes" in node["Index Name"]}
+
+
+def _kinds(plan: list[dict[str, Any]]) -> str:
+    return " ".join(node["Node Type"] for node in plan)
+
+
+@pytest.mark.parametrize("keys", [1, 6])
+def test_the_best_ten_of_a_key_cost_ten_rows_of_an_index_and_no_sort(
+    connection: Connection, many: Workspace, keys: int
+) -> None:
+    asked = [KEY] if keys == 1 else regime_keys(trend="uptrend", vol="high_vol")
+    plan = _plan(
+        connection,
+        "questions.best_of_keys",
+        {"workspace_id": many.id, "regime_keys": asked, "rows": 10},
+    )
+    assert _indexes(plan) == {"idx_tunes_regime_ranking"}
+    assert not re.search("Sort|Seq Scan on backtest", _kinds(plan))
+    # one layout of the two has rows
+    assert _rows_read(plan) == (10 if keys == 1 else 30)
+
+
+def test_the_summary_reads_an_index_in_order(connection: Connection, many: Workspace) -> None:
+    with connection.transaction():
+        for name in ("session.allow_long_read", "questions.prefer_index_order"):
+            connection.execute(statement(name))
+        plan = _plan(connection, "questions.regime_counts", {"workspace_id": many.id})
+    assert _indexes(plan) == {"idx_tunes_regime_ranking"}
+    assert "Index Only Scan" in _kinds(plan)
+    assert "Sort" not in _kinds(plan)
+
+
+@pytest.mark.parametrize(("tier", "most"), [("exact", 20), ("partial_trend_vol", 40), ("global_best", 900)])
+def test_a_tier_probes_its_index_once_a_key_and_reads_no_more_than_it_may_give(
+    connection: Connection, many: Workspace, tier: str, most: int
+) -> None:
+    group = ScoreGroup(str(many.strategy_id), "1d", "sharpe")
+    plan = _plan(
+        connection,
+        "recommend_events.candidates",
+        {"workspace_id": many.id, "regime_keys": tier_keys(KEY)[tier], "rows": 20, **group._asdict()},
+    )
+    assert _indexes(plan) == {"idx_tunes_recommendation"}
+    assert _rows_read(plan) == most
+
+
+def test_finding_the_score_groups_steps_from_one_to_the_next(connection: Connection, many: Workspace) -> None:
+    bounds = {"first_strategy_id": many.strategy_id, "last_strategy_id": many.strategy_id}
+    plan = _plan(connection, "recommend_events.score_groups", {"workspace_id": many.id, **bounds})
+    assert _indexes(plan) == {"idx_tunes_recommendation"}
+    assert _rows_read(plan) == 3
+    groups = recommend_events.score_groups(connection, many.id, str(many.strategy_id))
+    assert [group.objective for group in groups] == ["calmar", "sharpe", "sortino"]
+    assert recommend_events.count_candidates(connection, many.id, groups, 100) == [50, 100, 50]
+
+
+def test_answers_are_json(connection: Connection, workspace: Workspace) -> None:
+    won(connection, workspace, ASKED, 1)
+    learn(connection, workspace)
+    answer = best_parameters(connection, workspace.id, regime_key=KEY)
+    assert json.loads(json.dumps(answer.to_dict()))["tunes"][0]["score"] == 1

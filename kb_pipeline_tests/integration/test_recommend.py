@@ -1,0 +1,300 @@
+"""Recommendations on a real Postgres: which tiers are walked, what each gives, and what is said of it."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from kb_pipeline.domain.regime import RegimeSnapshot
+from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.questions.recommend import RecommendRequest, recommend
+from kb_pipeline.questions.recommendation import Recommendation
+from kb_pipeline.storage.postgres import Connection
+from kb_pipeline_tests.attributed import kept, learn, regime_key, snapshot, won
+from kb_pipeline_tests.builders import add_strategy, add_workspace
+from kb_pipeline_tests.conftest import Workspace
+
+ASKED = "uptrend high_vol efficient"
+KEY = regime_key(ASKED)
+
+
+def _ask(connection: Connection, workspace: Workspace, **options: Any) -> Recommendation:
+    asked = {} if {"snapshot", "run_id"} & options.keys() else {"regime_key": KEY}
+    settings = {"workspace_id": workspace.id, "strategy": "trend_following", **asked, **options}
+    return recommend(connection, RecommendRequest(**settings))
+
+
+def _ids(answer: Recommendation) -> list[str]:
+    return [it.id for it in answer.candidates]
+
+
+# --- Tiers ---------------------------------------------------------------------------------------
+
+
+def test_tiers_are_walked_until_there_are_enough_and_given_in_their_order(
+    connection: Connection, workspace: Workspace
+) -> None:
+    exact = won(connection, workspace, ASKED, 0.1)
+    trend_vol = won(connection, workspace, "uptrend high_vol noisy", 0.2)
+    trend = won(connection, workspace, "uptrend low_vol _", 0.3)
+    vol = won(connection, workspace, "flat high_vol noisy", 0.4)
+    anything = won(connection, workspace, "downtrend low_vol noisy", 0.5)
+    run = kept(connection, workspace, None, 0.6)
+    learn(connection, workspace)
+    tiers = [
+        (1, [exact], "exact", 1.0),
+        (2, [exact, trend_vol], "partial_trend_vol", 0.85),
+        (3, [exact, trend_vol, trend], "partial_trend", 0.7),
+        (4, [exact, trend_vol, trend, vol], "partial_vol", 0.7),
+        # the distance tier needs a snapshot; a run without a regime serves the last tier alone
+        (5, [exact, trend_vol, trend, vol, run, anything], "global_best", 0.3),
+    ]
+    for min_samples, ids, tier, confidence in tiers:
+        answer = _ask(connection, workspace, min_samples=min_samples)
+        assert (_ids(answer), answer.tier_used, answer.confidence) == (ids, tier, confidence)
+        assert answer.is_sufficient
+
+
+def test_with_a_snapshot_the_nearest_come_before_the_best(
+    connection: Connection, workspace: Workspace
+) -> None:
+    near = won(connection, workspace, "flat low_vol noisy", 0.1, features={"rsi": 52.0})
+    for score in range(21):
+        won(connection, workspace, "flat low_vol noisy", 1 + score, features={"rsi": 95.0})
+    learn(connection, workspace)
+    asked = RegimeSnapshot.from_dict(snapshot(ASKED))
+    answer = _ask(connection, workspace, snapshot=asked)
+    assert answer.counts == {
+        **dict.fromkeys(("exact", "partial_trend_vol", "partial_trend", "partial_vol"), 0),
+        "distance": 20,
+    }
+    by_id = {it.id: it for it in answer.candidates}
+    assert near in by_id, "it is the nearest, though the worst by score"
+    # all but one are at 95, so the scale of rsi is its floor, 2.5
+    assert by_id[near].distance == pytest.approx(0.8)
+    assert [it.feature for it in by_id[near].contributions] == ["rsi"]
+    assert [it.score for it in answer.candidates] == sorted((it.score for it in by_id.values()), reverse=True)
+
+
+def test_a_candidate_stands_in_the_first_tier_that_has_it_alone(
+    connection: Connection, workspace: Workspace
+) -> None:
+    ids = [won(connection, workspace, tags, 1) for tags in (ASKED, "uptrend high_vol _", "flat high_vol _")]
+    learn(connection, workspace)
+    asked = RegimeSnapshot.from_dict(snapshot(ASKED))
+    answer = _ask(connection, workspace, snapshot=asked, min_samples=99)
+    assert _ids(answer) == ids
+    assert [it.tier for it in answer.candidates] == ["exact", "partial_trend_vol", "partial_vol"]
+    assert (answer.tier_used, answer.is_sufficient) == ("partial_vol", False)
+
+
+def test_scores_rank_inside_a_tier_and_ties_go_by_id(connection: Connection, workspace: Workspace) -> None:
+    low, high = won(connection, workspace, ASKED, 1), won(connection, workspace, ASKED, 3)
+    tied = [won(connection, workspace, ASKED, 2) for _ in range(3)]
+    tied.append(kept(connection, workspace, ASKED, 2))
+    learn(connection, workspace)
+    assert _ids(_ask(connection, workspace)) == [high, *sorted(tied), low]
+
+
+def test_a_tier_is_capped_and_the_answer_cut_to_k(connection: Connection, workspace: Workspace) -> None:
+    for score in range(12):
+        won(connection, workspace, "uptrend low_vol _", score)
+    learn(connection, workspace)
+    answer = _ask(connection, workspace, min_samples=12)
+    assert answer.counts["partial_trend"] == 10
+    assert answer.counts["global_best"] == 2
+    cut = _ask(connection, workspace, min_samples=12, k=3)
+    assert [it.score for it in cut.candidates] == [11, 10, 9]
+    assert cut.counts == {**answer.counts, "global_best": 2}
+
+
+def test_a_tune_without_a_score_recommends_nothing(connection: Connection, workspace: Workspace) -> None:
+    won(connection, workspace, ASKED, None)
+    nan = won(connection, workspace, ASKED, 1)
+    good = won(connection, workspace, ASKED, -1)
+    learn(connection, workspace)
+    connection.execute("UPDATE backtest_tunes SET best_oos_score = 'NaN' WHERE id = %s", [nan])
+    assert _ids(_ask(connection, workspace)) == [good]
+    asked = RegimeSnapshot.from_dict(snapshot("flat low_vol noisy"))
+    assert _ids(_ask(connection, workspace, snapshot=asked)) == [good]
+
+
+def test_every_candidate_says_why_in_one_sentence(connection: Connection, workspace: Workspace) -> None:
+    tune = won(connection, workspace, "uptrend high_vol _", 1.5, features={"rsi": 55.0, "zscore": 0.25})
+    learn(connection, workspace)
+    asked = RegimeSnapshot.from_dict(snapshot(ASKED))
+    (candidate,) = _ask(connection, workspace, snapshot=asked).candidates
+    # scales are floors: rsi 5 / 2.5 = 2, zscore 0.25 / 0.25 = 1, together sqrt(5)
+    assert candidate.explanation == (
+        f"Tune {tune} scored 1.500 out of sample in the same trend and volatility (trend, vol agree), "
+        "one of 1 found there, 2.24 away, mostly by rsi 50 to 55 (80%), zscore 0 to 0.25 (20%)."
+    )
+    assert candidate.to_dict()["explanation"] == candidate.explanation
+    assert (candidate.n, candidate.params, candidate.matched) == (1, {"fast": 5}, ["trend", "vol"])
+
+
+# --- Whose scores --------------------------------------------------------------------------------
+
+
+def test_scores_of_one_timeframe_and_objective_are_ranked_and_the_others_named(
+    connection: Connection, workspace: Workspace
+) -> None:
+    days = [won(connection, workspace, ASKED, score) for score in (1, 2)]
+    won(connection, workspace, ASKED, 9, timeframe="1h")
+    won(connection, workspace, ASKED, 9, objective_type="calmar")
+    unknown = won(connection, workspace, ASKED, 9, timeframe=None)
+    learn(connection, workspace)
+    answer = _ask(connection, workspace, min_samples=2)
+    assert (_ids(answer), answer.timeframe, answer.objective) == (days[::-1], "1d", "sharpe")
+    (warning,) = answer.warnings
+    assert "these are of 1d sharpe" in warning
+    assert "1h sharpe (1), unknown sharpe (1), 1d calmar (1)" in warning
+    assert _ids(_ask(connection, workspace, timeframe="unknown")) == [unknown]
+    (calmar,) = _ask(connection, workspace, objective="calmar").candidates
+    assert calmar.score == 9
+
+
+def test_a_run_fixes_the_timeframe_and_neither_it_nor_its_tune_answers(
+    connection: Connection, workspace: Workspace
+) -> None:
+    own = won(connection, workspace, ASKED, 9, timeframe="1h")
+    other = won(connection, workspace, ASKED, 1, timeframe="1h")
+    won(connection, workspace, ASKED, 5)
+    learn(connection, workspace)
+    row = connection.execute("SELECT best_oos_run_id FROM backtest_tunes WHERE id = %s", [own]).fetchone()
+    assert row is not None
+    answer = _ask(connection, workspace, run_id=row[0], min_samples=1)
+    assert (_ids(answer), answer.timeframe) == ([other], "1h")
+    assert f"Left out, because the question is about it: {own}." in answer.warnings
+
+
+def test_other_workspaces_and_strategies_give_nothing(connection: Connection, workspace: Workspace) -> None:
+    other = add_workspace(connection)
+    won(connection, other, ASKED, 9)
+    learn(connection, other)
+    reversal = Workspace(workspace.id, add_strategy(connection, workspace.id))
+    won(connection, reversal, ASKED, 9)
+    own = won(connection, workspace, ASKED, 1)
+    learn(connection, workspace)
+    for options in ({}, {"snapshot": RegimeSnapshot.from_dict(snapshot(ASKED))}):
+        assert _ids(_ask(connection, workspace, min_samples=99, **options)) == [own]
+
+
+# --- What is said --------------------------------------------------------------------------------
+
+
+def test_too_little_is_said_and_single_relaxations_are_suggested(
+    connection: Connection, workspace: Workspace
+) -> None:
+    won(connection, workspace, "uptrend high_vol noisy", 1)
+    won(connection, workspace, "flat low_vol noisy", 1)
+    for _ in range(3):
+        won(connection, workspace, "flat low_vol _", 1, timeframe="1h")
+    won(connection, workspace, ASKED, 1, objective_type="calmar")
+    won(connection, workspace, ASKED, 1, timeframe="1h", objective_type="calmar")  # two steps away
+    reversal = Workspace(workspace.id, add_strategy(connection, workspace.id))
+    for _ in range(2):
+        won(connection, reversal, ASKED, 1)
+    learn(connection, workspace)
+    answer = _ask(connection, workspace, timeframe="1d", objective="sharpe")
+    assert answer.warnings == ["2 candidates in all tiers, fewer than the 5 asked for."]
+    assert [str(it) for it in answer.suggestions] == [
+        "--min-samples 2 would give 2",
+        "any efficiency, with the rest of the regime the same, would give 1",
+        "--timeframe 1h would give 3",
+        "--strategy reversal would give 2",
+        "--objective calmar would give 1",
+    ]
+
+
+def test_a_thin_regime_is_said_where_other_tiers_made_up_for_it(
+    connection: Connection, workspace: Workspace
+) -> None:
+    won(connection, workspace, ASKED, 1)
+    for _ in range(4):
+        won(connection, workspace, "uptrend high_vol _", 1)
+    learn(connection, workspace)
+    answer = _ask(connection, workspace)
+    assert answer.warnings == [
+        "The regime itself has 1 candidate, fewer than the 5 asked for; the others are from the tiers "
+        "down to partial_trend_vol."
+    ]
+    assert answer.suggestions == []
+
+
+def test_nothing_known_is_an_answer_too(connection: Connection, workspace: Workspace) -> None:
+    answer = _ask(connection, workspace, snapshot=RegimeSnapshot.from_dict(snapshot(ASKED)))
+    assert (answer.candidates, answer.tier_used, answer.confidence) == ([], "none", None)
+    assert answer.warnings == ["0 candidates in all tiers, fewer than the 5 asked for."]
+    assert "found: exact 0" in answer.to_text()
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"strategy": "no such"}, r"There is no strategy 'no such'. The workspace has: trend_following \("),
+    ({"regime_key": "nonsense"}, "found the regime key 'nonsense'"),
+    ({"regime_key": None}, "exactly one"),
+    ({"run_id": uuid4(), "regime_key": KEY}, "exactly one"),
+    ({"run_id": UUID(int=7)}, "no run 00000000-0000-0000-0000-000000000007"),
+    ({"workspace_id": UUID(int=8)}, "no workspace 00000000-0000-0000-0000-000000000008"),
+    ({"k": 0}, "k is 0"),
+]
+
+
+def test_what_cannot_be_asked_is_refused(connection: Connection, workspace: Workspace) -> None:
+    for options, message in REFUSED:
+        with pytest.raises(BadArgumentError, match=message):
+            _ask(connection, workspace, **options)
+    assert connection.execute("SELECT count(*) FROM recommend_events").fetchone() == (0,)
+
+
+def test_a_name_that_two_strategies_have_is_refused_with_both(
+    connection: Connection, workspace: Workspace
+) -> None:
+    connection.execute("INSERT INTO kb_entities (type, name) VALUES ('strategy', 'Trend_Following')")
+    with pytest.raises(
+        BadArgumentError, match=r"2 strategies are named 'trend_following'. Give an id: "
+    ) as error:
+        _ask(connection, workspace)
+    assert str(workspace.strategy_id) in str(error.value)
+    assert _ask(connection, workspace, strategy=str(workspace.strategy_id)).strategy == "trend_following"
+
+
+# --- The log -------------------------------------------------------------------------------------
+
+
+def test_every_call_is_logged_with_what_its_tiers_found(connection: Connection, workspace: Workspace) -> None:
+    _ask(connection, workspace)
+    won(connection, workspace, ASKED, 1.5)
+    won(connection, workspace, "uptrend high_vol _", 1)
+    learn(connection, workspace)
+    _ask(connection, workspace, min_samples=2, k=1)
+    rows = connection.execute(
+        "SELECT strategy_entity_id, query_regime_key, query_trend_tag, query_vol_tag, timeframe, objective,"
+        " tier_used, tiers_attempted, exact_count, partial_trend_vol_count, global_count, k, min_samples,"
+        " candidate_count, top_candidate_score, confidence, duration_ms > 0"
+        " FROM recommend_events ORDER BY created_at"
+    ).fetchall()
+    asked = (workspace.strategy_id, KEY, "uptrend", "high_vol")
+    every = ["exact", "partial_trend_vol", "partial_trend", "partial_vol", "distance", "global_best"]
+    assert rows == [
+        (*asked, "unknown", "sharpe", "none", every, 0, 0, 0, 20, 5, 0, None, None, True),
+        (*asked, "1d", "sharpe", "partial_trend_vol", every[:2], 1, 1, 0, 1, 2, 1, 1.5, 0.85, True),
+    ]
+
+
+def test_a_call_that_may_not_write_is_answered_and_says_so(
+    connection: Connection, workspace: Workspace
+) -> None:
+    tune = won(connection, workspace, ASKED, 1)
+    learn(connection, workspace)
+    connection.execute("SET default_transaction_read_only = on")
+    asked = RegimeSnapshot.from_dict(snapshot(ASKED))
+    answer = _ask(connection, workspace, snapshot=asked, min_samples=1)
+    assert _ids(answer) == [tune]
+    assert answer.warnings == [
+        "Changed lately and not in the distances yet: 1 tunes or runs.",
+        "This call could not be logged: cannot execute INSERT in a read-only transaction",
+    ]
+    with connection.transaction():
+        assert _ids(_ask(connection, workspace, min_samples=1)) == [tune]
+        assert connection.execute("SELECT 1").fetchone() == (1,), "the caller's transaction is not spoilt"
