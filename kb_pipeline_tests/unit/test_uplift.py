@@ -77,7 +77,7 @@ def test_uplift_is_what_the_regime_s_set_scored_minus_what_the_baseline_did() ->
 
 
 def test_a_declared_default_is_the_baseline_where_a_trial_used_it() -> None:
-    tunes = [*FOUR, [(A, 1.0), (C, math.nan)], [(A, 1.0), (C, -1.0)]]
+    tunes = [*FOUR, [(A, 1.0), (B, 1.0), (C, math.nan)], [(A, 1.0), (C, -1.0)]]
     regimes = [UP_HIGH, UP_HIGH, DOWN_LOW, DOWN_LOW, UP_HIGH, UP_HIGH]
     uplifts = _measured(tunes, regimes, declared=C)
     # The fifth used the default and has no score for it, which no other set replaces. The sixth has -1
@@ -142,7 +142,8 @@ def test_scores_of_another_pool_take_no_part() -> None:
 
 
 def test_the_gap_is_in_sample_minus_out_of_sample_with_the_set_the_regime_suggests() -> None:
-    uplifts = _measured(FOUR, [UP_HIGH, UP_HIGH, DOWN_LOW, None], in_sample=0.75)
+    tunes = [[(A, 3.0), (B, 1.0), (A, math.nan)], *FOUR[1:]]  # a trial without a score has no gap either
+    uplifts = _measured(tunes, [UP_HIGH, UP_HIGH, DOWN_LOW, None], in_sample=0.75)
     assert uplifts.gaps.tolist()[:2] == [0.75, 0.75]
     assert np.isnan(uplifts.gaps[2:]).all(), "no uplift, no gap"
     assert np.isnan(_measured(FOUR, [UP_HIGH] * 4).gaps).all(), "no score in sample, no gap"

@@ -86,6 +86,12 @@ def test_the_tunes_of_one_symbol_are_drawn_one_by_one_and_those_that_name_none_a
     assert _cell(_uplifts(*values), [-1, -1, -1, 7, 7, 7]).symbols == 2
 
 
+def test_the_tunes_of_a_symbol_are_drawn_together() -> None:
+    # Of two symbols a quarter of the draws is the one alone, median 2, and a quarter the other, median 5.
+    cell = _cell(_uplifts(1.0, 2.0, 3.0, 4.0, 5.0, 6.0), [8, 8, 8, 9, 9, 9])
+    assert (cell.uplift.low, cell.uplift.high, cell.clustered_by) == (2.0, 5.0, "symbol")
+
+
 def test_what_any_choice_by_scores_would_give_stands_apart_from_what_the_regime_does() -> None:
     # Over defaults by 2, over the set best anywhere by nothing: the defaults are poor, regimes idle.
     uplifts = _uplifts(2.0, 2.0, 2.0, 2.0, 2.0, over_blind=[0, 0, 0, 0, NAN], by_default=[1] * 5)
