@@ -7,7 +7,7 @@ decided meanwhile, on a second connection. Nothing here knows what a page is.
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
@@ -31,10 +31,16 @@ class _End:
 
 
 @contextmanager
-def ahead(items: Iterator[T]) -> Iterator[Iterator[T]]:
+def ahead(
+    items: Iterator[T],
+    *,
+    stop: Callable[[], object] = lambda: False,
+    cancel: Callable[[], None] = lambda: None,
+) -> Iterator[Iterator[T]]:
     """Yield an iterator over `items`, which are made in a thread; leaving the block ends the thread.
 
-    An error of the source is raised where its next item would have come.
+    An error of the source is raised where its next item would have come. While an item is waited for,
+    the iterator ends early if `stop` says so. `cancel` breaks off what the thread is waiting for.
     """
     done: queue.Queue[T | _End] = queue.Queue(_STEPS_AHEAD)
     left = threading.Event()
@@ -61,15 +67,27 @@ def ahead(items: Iterator[T]) -> Iterator[Iterator[T]]:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     thread.start()
     try:
-        yield _taken(done)
+        yield _taken(done, stop)
     finally:
         left.set()
-        thread.join()
+        thread.join(_POLL_S)
+        while thread.is_alive():
+            cancel()
+            thread.join(_POLL_S)
         sys.setswitchinterval(interval)
 
 
-def _taken(done: "queue.Queue[T | _End]") -> Iterator[T]:
-    while not isinstance(item := done.get(), _End):
-        yield item
-    if item.error is not None:
-        raise item.error
+def _taken(done: "queue.Queue[T | _End]", stop: Callable[[], object]) -> Iterator[T]:
+    while True:
+        try:
+            item = done.get(timeout=_POLL_S)
+        except queue.Empty:
+            if stop():
+                return
+            continue
+        if not isinstance(item, _End):
+            yield item
+        elif item.error is not None:
+            raise item.error
+        else:
+            return

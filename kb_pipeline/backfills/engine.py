@@ -9,6 +9,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final, Protocol
@@ -170,7 +171,7 @@ def run_backfill(
         try:
             with (
                 read_only_session(connection) as reader,
-                ahead(_decided(reader, work, start, request.limit)) as pages,
+                _pages_ahead(reader, request, work, start, writer.hears_stop) as pages,
                 many_small_commits(connection),
             ):
                 for page, decisions in pages:
@@ -183,6 +184,14 @@ def run_backfill(
             raise
     writer.tally.check_conservation()
     return writer.tally
+
+
+def _pages_ahead(
+    reader: Connection, request: Request, work: Work, start: Position | None, stop: Callable[[], object]
+) -> AbstractContextManager[Iterator[tuple[Page, Decisions]]]:
+    """Read and decide pages in a thread; a request to stop breaks off even a statement that takes long."""
+    decided = _decided(reader, work, start, request.limit)
+    return ahead(decided, stop=stop, cancel=reader.cancel_safe)
 
 
 def _start(connection: Connection, request: Request, work: Work) -> Position | None:
@@ -218,16 +227,18 @@ def _decided(
 def _dry_run(connection: Connection, request: Request, work: Work, watch: Watch) -> Tally:
     """Scan the rows a real run would and count the same things; Postgres refuses any write."""
     tally = Tally()
-    with read_only_session(connection) as reader:
-        start = _start(reader, request, work)
-        for page, decisions in _decided(reader, work, start, request.limit):
+    with (
+        read_only_session(connection) as reader,
+        _pages_ahead(reader, request, work, _start(reader, request, work), watch.stop) as pages,
+    ):
+        for page, decisions in pages:
             tally = tally.plus_page(page.ids, decisions.outcomes, decisions.describe)
             tally.notices.update(decisions.notices)
             tally.updated += sum(outcome is None for outcome in decisions.outcomes)
             watch.progress(tally.scanned)
-            tally.interrupted = watch.stop()
-            if tally.interrupted:
+            if watch.stop():
                 break
+    tally.interrupted = watch.stop()
     tally.check_conservation()
     return tally
 
@@ -251,11 +262,15 @@ class _Writer:
         page.payload = decisions.payload
         self.tally.notices.update(decisions.notices)
         for begin, end in _segments(decisions.outcomes, self._batch_size):
-            self.tally.interrupted = self._watch.stop()
-            if self.tally.interrupted:
+            if self.hears_stop():
                 return
             self._take_segment(page, decisions, begin, end)
             self._watch.progress(self.tally.scanned)
+
+    def hears_stop(self) -> bool:
+        """Tell whether to stop, and remember what by."""
+        self.tally.interrupted = self._watch.stop()
+        return self.tally.interrupted is not None
 
     def _take_segment(self, page: Page, decisions: Decisions, begin: int, end: int) -> None:
         outcomes = decisions.outcomes
@@ -266,7 +281,7 @@ class _Writer:
         rows = [row for row in range(begin, end) if outcomes[row] is None]
         missing = self._write(page, rows, tally)
         for _ in range(MAX_TRANSACTION_ATTEMPTS - 1):
-            if not missing:
+            if not missing or self.hears_stop():
                 return
             missing = self._sweep(page, missing)
 
@@ -306,7 +321,8 @@ class _Writer:
     def _reread(self, page: Page, wanted: set[str]) -> Page:
         span = Span(page.span.after, page.position(len(page.ids) - 1))
         again = self._work.read(self._connection, span, _NO_LIMIT)
-        keep = [row for row, row_id in enumerate(again.ids) if row_id in wanted]
+        first = dict(zip(reversed(again.ids), reversed(range(len(again.ids))), strict=True))
+        keep = sorted(first[row_id] for row_id in wanted & first.keys())
         columns = (again.ids, again.created_at, again.versions, *again.columns)
         return Page.of(span, [tuple(column[row] for column in columns) for row in keep])
 

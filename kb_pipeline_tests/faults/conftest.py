@@ -92,8 +92,7 @@ def undisturbed(
         with _scene_of_its_own(server, filled_template, scenes_directory, nothing) as opened:
             done = opened.run(kind)
             opened.keeps_its_promises()
-            return Undisturbed(
-                int(done.printed(".calls")), opened.written(kind), world.state(opened.connection)
-            )
+            calls, of_writer = map(int, done.printed(".calls").split())
+            return Undisturbed(calls, of_writer, opened.written(kind), world.state(opened.connection))
 
     return of

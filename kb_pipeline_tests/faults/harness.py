@@ -30,6 +30,11 @@ CYCLES: Final = int(os.environ.get("FAULT_CYCLES") or 50)
 
 _SMALL_PAGES: Final = {"kb_pipeline.backfills.engine.READ_PAGE_ROWS": PAGE_ROWS}
 
+_SESSIONS: Final = (
+    "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    " AND backend_type = 'client backend'"
+)
+
 # Warm, so that a process costs 10 ms instead of a second; single-threaded, so that it may fork.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["kb_pipeline_tests.faults.warm"])
@@ -84,9 +89,11 @@ def _process_state(pid: int) -> str:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a backfill does when left alone: calls to the database, rows written, and what it leaves."""
+    """What a backfill does when left alone: calls to the database, those of its writing thread, rows
+    written, and what it leaves."""
 
     calls: int
+    writer_calls: int
     written: int
     state: dict[str, Any]
 
@@ -99,7 +106,7 @@ class Scene:
     connection: Connection
     directory: Path
     chance: random.Random
-    others: list[Any] = field(default_factory=list)
+    others: list[Any] = field(repr=False)
     workers: list[Worker] = field(default_factory=list)
 
     def begin(self) -> None:
@@ -146,17 +153,22 @@ class Scene:
 
     def wait_alone(self) -> None:
         """Wait until the server has noticed that the workers are gone, and with them their locks."""
-        wait_until(lambda: self.sessions() == 0)
+        wait_until(lambda: not self.sessions())
 
-    def sessions(self) -> int:
-        """Return how many sessions workers have in this database."""
-        row = self.connection.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            "   AND backend_type = 'client backend'"
-        ).fetchone()
-        assert row is not None
-        return int(row[0])
+    def sessions(self) -> list[str]:
+        """Return the states of the sessions that workers have in this database."""
+        rows = self.connection.execute(f"SELECT coalesce(state, '') {_SESSIONS}")
+        return [state for (state,) in rows]
+
+    def somebody_waits_for(self, event_type: str) -> bool:
+        """Tell whether a worker's session waits for a kind of event, as Postgres names it."""
+        query = f"SELECT {_SESSIONS} AND wait_event_type = %s"
+        return self.connection.execute(query, [event_type]).fetchone() is not None
+
+    def end_sessions(self) -> None:
+        """End the workers' sessions, as an administrator would."""
+        self.connection.execute(f"SELECT pg_terminate_backend(pid) {_SESSIONS}")
+        self.wait_alone()
 
     def keeps_its_promises(self) -> None:
         """Hold every invariant against both workspaces, and the other one against any change at all."""

@@ -5,7 +5,6 @@ it runs is the real entry point; only the calls to the database are counted on t
 """
 
 import importlib
-import itertools
 import os
 import signal
 import sys
@@ -46,28 +45,38 @@ def run_command(
     for place, value in plan.rules.items():
         module, _, name = place.rpartition(".")
         setattr(importlib.import_module(module), name, value)
-    counted = _count_calls(plan)
+    calls = Calls()
+    _count(calls, plan)
     sys.argv = ["kb-pipeline", *arguments]
     try:
         cli.main()
     finally:
-        said.with_suffix(".calls").write_text(str(next(counted) - 1))
+        said.with_suffix(".calls").write_text(f"{calls.all} {calls.of_writer}")
 
 
-def _count_calls(plan: Plan) -> "itertools.count[int]":
-    wait = psycopg.Connection.wait
-    numbers = itertools.count(1)
+@dataclass
+class Calls:
+    """Calls to the database so far."""
+
+    all: int = 0
+    of_writer: int = 0
+
+
+def _count(calls: Calls, plan: Plan) -> None:
+    wait, lock = psycopg.Connection.wait, threading.Lock()
 
     def counted(connection: Any, *arguments: Any, **options: Any) -> Any:
-        if plan.only_writer and threading.current_thread() is not threading.main_thread():
-            return wait(connection, *arguments, **options)
-        number = next(numbers)
-        if number == plan.call and not plan.after:
+        is_writer = threading.current_thread() is threading.main_thread()
+        with lock:
+            calls.all += 1
+            calls.of_writer += is_writer
+            number = calls.of_writer if plan.only_writer else calls.all
+        is_it = number == plan.call and (is_writer or not plan.only_writer)
+        if is_it and not plan.after:
             os.kill(os.getpid(), plan.number)
         answer = wait(connection, *arguments, **options)
-        if number == plan.call and plan.after:
+        if is_it and plan.after:
             os.kill(os.getpid(), plan.number)
         return answer
 
     psycopg.Connection.wait = counted  # type: ignore[method-assign]
-    return numbers

@@ -50,3 +50,17 @@ def test_leaving_early_ends_the_thread_and_gives_the_interpreter_back() -> None:
         assert _threads() == ["read-ahead"]
     assert _threads() == []
     assert sys.getswitchinterval() == interval
+
+
+def test_a_stop_ends_the_waiting_and_what_is_waited_for_is_broken_off() -> None:
+    broken_off = threading.Event()
+
+    def waiting() -> Iterator[int]:
+        yield 1
+        assert broken_off.wait(20)
+        raise LookupError("broken off")
+
+    with ahead(waiting(), stop=lambda: True, cancel=broken_off.set) as items:
+        assert list(items) == [1]
+    assert broken_off.is_set()
+    assert _threads() == []

@@ -1,0 +1,56 @@
+"""Killed at any time while a person edits its rows: what she did stays, and all the rest gets done."""
+
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from kb_pipeline.rules import BackfillKind
+from kb_pipeline_tests.faults import world
+from kb_pipeline_tests.faults.harness import CYCLES, KINDS, Scene
+from kb_pipeline_tests.faults.people import edit_rows, unsettled
+from kb_pipeline_tests.faults.worker import Plan
+
+KILLS = -(-CYCLES // len(KINDS))
+EDITED_ROWS = 12
+LATEST_KILL_S = 0.05
+"""After this long a worker has gone on over several batches."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_person_does_between_our_read_and_our_write_stays(
+    stage: Scene, undisturbed: Any, kind: BackfillKind
+) -> None:
+    expected = undisturbed(kind)
+    for _ in range(KILLS):
+        stage.begin()
+        plan = Plan(
+            call=stage.chance.randint(1, expected.writer_calls), number=signal.SIGSTOP, only_writer=True
+        )
+        working = stage.start(kind, plan)
+        assert working.wait_stopped(), plan
+        edits = edit_rows(stage.connection, kind, stage.chance, EDITED_ROWS)
+        working.send(signal.SIGCONT)
+        time.sleep(stage.chance.uniform(0, LATEST_KILL_S))
+        working.send(signal.SIGKILL)
+        assert working.end() in (0, -signal.SIGKILL), plan
+        stage.wait_alone()
+        stage.keeps_its_promises()
+        stage.run(kind)
+        stage.keeps_its_promises()
+        assert unsettled(stage.connection, edits) == [], plan
+        edited = {str(row_id) for row_id in edits}
+        assert _but_for(edited, world.state(stage.connection)) == _but_for(edited, expected.state), plan
+        assert "Updated:        0\n" in stage.run(kind).printed(), "nothing was left to do"
+
+
+def _but_for(edited: set[str], state: dict[str, Any]) -> dict[str, Any]:
+    """Return what must be as if nothing had been: rows nobody edited, without scores taken from others."""
+    return {
+        row: {name: value for name, value in values.items() if name != "baseline_oos_score"}
+        if isinstance(values, dict)
+        else values
+        for row, values in state.items()
+        if row.rpartition(" ")[2] not in edited
+    }
