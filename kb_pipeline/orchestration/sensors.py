@@ -242,12 +242,23 @@ def run_failure_alert(context: dg.RunFailureSensorContext) -> None:
             "run_id": run.run_id,
             "job": run.job_name,
             "partition": run.tags.get("dagster/partition", ""),
-            "error": context.failure_event.message or "",
+            "error": _cause(context),
         }
     )
     context.log.info(
         f"told: {', '.join(told) or 'nobody; KB_ALERT_WEBHOOK and KB_ALERT_COMMAND are not set'}"
     )
+
+
+def _cause(context: dg.RunFailureSensorContext) -> str:
+    """Return what the first step that failed said; the run's own event only counts them."""
+    for event in context.get_step_failure_events():
+        failure = event.step_failure_data
+        if failure.user_failure_data and failure.user_failure_data.description:
+            return failure.user_failure_data.description
+        if failure.error:
+            return failure.error.message.strip()
+    return context.failure_event.message or ""
 
 
 SENSORS: Final = (completed_tunes, new_partitions, new_ohlcv_files, lost_runs, run_failure_alert)

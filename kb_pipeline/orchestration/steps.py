@@ -5,9 +5,11 @@ key. Assets and the job `everything` run the same steps; how is the work of runs
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from kb_pipeline.backfills.attribution import AttributionRequest, backfill_attribution
 from kb_pipeline.backfills.candidacy import CandidacyRequest, backfill_candidacy
@@ -17,7 +19,7 @@ from kb_pipeline.backfills.trials import TrialsRequest, ingest_trials
 from kb_pipeline.backfills.uplift import UpliftRequest, measure_uplift
 from kb_pipeline.domain.calendars import CoverageIndex
 from kb_pipeline.domain.ohlcv import bar_times_ns
-from kb_pipeline.errors import BadArgumentError, ConflictsRemainError
+from kb_pipeline.errors import BadArgumentError, ConflictsRemainError, KbPipelineError
 from kb_pipeline.orchestration.metadata import Metadata, report_metadata, uplift_metadata
 from kb_pipeline.orchestration.partitions import pair_key, split_pair
 from kb_pipeline.orchestration.plots import price_plot
@@ -184,12 +186,22 @@ def _nothing_waits(workspace: Workspace) -> Metadata:
 
 
 def _regime_plot(around: Surroundings, workspace: Workspace, symbol: str) -> Metadata:
-    if not around.plotted:
+    windows = regime_windows(around.connection, workspace.id, symbol) if around.plotted else []
+    if not windows:
         return {}
-    windows = regime_windows(around.connection, workspace.id, symbol)
-    bars = [read_normalised(file) for file in around.prices.files() if file.symbol == symbol]
     title = f"{symbol} in {workspace.name}: {len(windows)} windows by their regime"
-    return {"regime_plot": price_plot(title, bars[0], windows)} if bars and bars[0] is not None else {}
+    # A price file that was refused since is told of where it is needed, not by a picture.
+    with suppress(KbPipelineError):
+        return {"regime_plot": price_plot(title, _bars(around.prices, symbol), windows)}
+    return {}
+
+
+def _bars(prices: Prices, symbol: str) -> pd.DataFrame:
+    file = prices.files_of(symbol, None)[0]
+    normalised = read_normalised(file)
+    if normalised is not None:
+        return normalised
+    return read_ohlcv_file(file.path, timeframe=file.timeframe, symbol=symbol, data_root=prices.root).frame
 
 
 def candidacy_work(around: Surroundings, config: CandidacySettings) -> Work:

@@ -79,15 +79,19 @@ class Browser:
         """Click what shows exactly this text; the last one, which is drawn on top of the others."""
         self._press(*self._spots(text, selector)[-1])
 
-    def click_until(self, text: str, shown: str) -> None:
-        """Click until the page shows something; a page that is still loading swallows clicks."""
-
-        def is_shown() -> bool:
+    def click_until(self, text: str, *any_of: str) -> str:
+        """Click until the page shows one of some texts, and return it; while it loads, clicks are lost."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
             self.click(text)
-            time.sleep(1)
-            return shown in self.text()
-
-        self._until(is_shown, f"{shown!r} after clicking {text!r}", PATIENCE_SECONDS)
+            # Not sooner again: a second click could close what the first is about to open.
+            again = time.monotonic() + 5
+            while time.monotonic() < again:
+                shown = self.text()
+                if found := next((it for it in any_of if it in shown), None):
+                    return found
+                time.sleep(0.25)
+            assert time.monotonic() < deadline, f"clicked {text!r} for {any_of}; the page shows:\n{shown}"
 
     def click_all(self, text: str, selector: str = _CLICKABLE) -> None:
         """Click everything that shows exactly this text."""

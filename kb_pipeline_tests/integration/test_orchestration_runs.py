@@ -105,6 +105,13 @@ def test_a_whole_workspace_is_one_run_with_two_events_a_pair(
     # Nothing waits for BAD, so its file is not read; the pair is recorded all the same.
     assert result.success
     assert _materialized(instance, "regime_snapshots") == {"AAA|quant", "BAD|quant"}
+    done = {
+        it.materialization.partition: it.materialization.metadata
+        for it in result.get_asset_materialization_events()
+    }
+    assert done["AAA|quant"]["updated"].value == 1
+    assert "data:image/png;base64" in str(done["AAA|quant"]["regime_plot"].value)
+    assert "regime_plot" not in done["BAD|quant"]
     events = instance.all_logs(result.run_id)
     kinds = [it.dagster_event.event_type_value for it in events if it.dagster_event]
     assert kinds.count("ASSET_MATERIALIZATION") == 2
