@@ -34,6 +34,7 @@ from kb_pipeline.storage.postgres import Connection
 from kb_pipeline.storage.price_files import PriceFile, read_normalised
 
 Row = dict[str, str | int | float | None]
+CheckContext = dg.AssetCheckExecutionContext
 
 
 def schema_failures(symbol: str, bars: pd.DataFrame) -> list[Row]:
@@ -46,18 +47,24 @@ def schema_failures(symbol: str, bars: pd.DataFrame) -> list[Row]:
     return []
 
 
-def _normalised(context: dg.AssetCheckExecutionContext, prices: Prices) -> Iterator[tuple[PriceFile, Any]]:
-    """Yield the normalised bars of the run's symbols, of all symbols where the run names none."""
-    has_keys = context.has_partition_key or context.has_partition_key_range
-    wanted = [str(key) for key in context.partition_keys] if has_keys else None
+def _is_looked_at(context: CheckContext) -> Callable[[str], bool]:
+    """Return which partitions a check looks at: those of its run, all where the run has none."""
+    if not context.has_partition_key and not context.has_partition_key_range:
+        return lambda _: True
+    return {str(key) for key in context.partition_keys}.__contains__
+
+
+def _normalised(context: CheckContext, prices: Prices) -> Iterator[tuple[PriceFile, Any]]:
+    """Yield the normalised bars of the symbols to look at."""
+    is_looked_at = _is_looked_at(context)
     for file in prices.files():
-        bars = read_normalised(file) if wanted is None or file.symbol in wanted else None
+        bars = read_normalised(file) if is_looked_at(file.symbol) else None
         if bars is not None:
             yield file, bars
 
 
 @dg.asset_check(asset=ohlcv, blocking=True)
-def ohlcv_schema(context: dg.AssetCheckExecutionContext, prices: PricesParam) -> dg.AssetCheckResult:
+def ohlcv_schema(context: CheckContext, prices: PricesParam) -> dg.AssetCheckResult:
     """Normalised bars obey the schema: finite positive prices between low and high, times that increase."""
     files = 0
     failures: list[Row] = []
@@ -71,7 +78,7 @@ def ohlcv_schema(context: dg.AssetCheckExecutionContext, prices: PricesParam) ->
 
 
 @dg.asset_check(asset=ohlcv)
-def ohlcv_coverage(context: dg.AssetCheckExecutionContext, prices: PricesParam) -> dg.AssetCheckResult:
+def ohlcv_coverage(context: CheckContext, prices: PricesParam) -> dg.AssetCheckResult:
     """Each file holds enough of the bars its trading calendar expects; what is missing is named."""
     missing: list[Row] = []
     shares: list[Row] = []
@@ -111,7 +118,7 @@ def coverage_of(prices: Prices, file: PriceFile, bars: pd.DataFrame) -> tuple[fl
 
 
 def _rehearsed(
-    context: dg.AssetCheckExecutionContext,
+    context: CheckContext,
     database: Database,
     rehearse: Callable[[Connection], list[Rehearsal]],
 ) -> dg.AssetCheckResult:
@@ -125,7 +132,7 @@ def _rehearsed(
 
 @dg.asset_check(asset=regime_snapshots)
 def regime_dry_run(
-    context: dg.AssetCheckExecutionContext,
+    context: CheckContext,
     config: RegimeDryRunSettings,
     database: DatabaseParam,
     prices: PricesParam,
@@ -136,7 +143,7 @@ def regime_dry_run(
 
 @dg.asset_check(asset=candidacy_decisions)
 def candidacy_dry_run(
-    context: dg.AssetCheckExecutionContext, config: CandidacyDryRunSettings, database: DatabaseParam
+    context: CheckContext, config: CandidacyDryRunSettings, database: DatabaseParam
 ) -> dg.AssetCheckResult:
     """What the candidacy backfill would do now. Writes nothing."""
     return _rehearsed(context, database, lambda it: dry_runs.rehearse_candidacy(it, config))
@@ -144,62 +151,66 @@ def candidacy_dry_run(
 
 @dg.asset_check(asset=tune_regime_attribution)
 def attribution_dry_run(
-    context: dg.AssetCheckExecutionContext, config: ScanSettings, database: DatabaseParam
+    context: CheckContext, config: ScanSettings, database: DatabaseParam
 ) -> dg.AssetCheckResult:
     """What the attribution backfill would do now. Writes nothing."""
     return _rehearsed(context, database, lambda it: dry_runs.rehearse_attribution(it, config))
 
 
-def _breaches(database: Database, *rules: str) -> dg.AssetCheckResult:
-    """Return the result of some rules of the invariants, each held against every active workspace."""
+def _breaches(context: CheckContext, database: Database, *rules: str) -> dg.AssetCheckResult:
+    """Return the result of some rules of the invariants, each held against every workspace to look at."""
     rows: list[Row] = []
-    with database.session(" and ".join(rules)) as connection:
+    is_looked_at = _is_looked_at(context)
+    with database.session("check", context.run.run_id) as connection:
         for workspace in orchestration.active_workspaces(connection):
+            if not is_looked_at(workspace.slug):
+                continue
             for rule, found in invariants.breaches(connection, workspace.id, rules).items():
                 rows += [{"workspace": workspace.slug, "rule": rule, **it._asdict()} for it in found]
     return dg.AssetCheckResult(passed=not rows, metadata={"breaches": len(rows), "first": table(rows)})
 
 
 @dg.asset_check(asset=tune_regime_attribution)
-def tags_match_key(database: DatabaseParam) -> dg.AssetCheckResult:
+def tags_match_key(context: CheckContext, database: DatabaseParam) -> dg.AssetCheckResult:
     """The tag columns of every attributed tune and every trial say the same as its regime key."""
-    return _breaches(database, "tags_against_key")
+    return _breaches(context, database, "tags_against_key")
 
 
 @dg.asset_check(asset=tune_regime_attribution)
-def fingerprint_matches_key(database: DatabaseParam) -> dg.AssetCheckResult:
+def fingerprint_matches_key(context: CheckContext, database: DatabaseParam) -> dg.AssetCheckResult:
     """The fingerprint of every attributed tune is the SHA-256 of its regime key."""
-    return _breaches(database, "fingerprint_against_key")
+    return _breaches(context, database, "fingerprint_against_key")
 
 
 @dg.asset_check(asset=candidacy_decisions)
-def human_decisions_kept(database: DatabaseParam) -> dg.AssetCheckResult:
+def human_decisions_kept(context: CheckContext, database: DatabaseParam) -> dg.AssetCheckResult:
     """No backfill changed a run after a person had decided about it."""
-    return _breaches(database, "overwritten_decisions")
+    return _breaches(context, database, "overwritten_decisions")
 
 
 @dg.asset_check(asset=candidacy_decisions)
-def changes_audited_once(database: DatabaseParam) -> dg.AssetCheckResult:
+def changes_audited_once(context: CheckContext, database: DatabaseParam) -> dg.AssetCheckResult:
     """Every change of a run's status by a backfill has one audit row, written in the same transaction."""
-    return _breaches(database, "unaudited_changes", "audited_twice")
+    return _breaches(context, database, "unaudited_changes", "audited_twice")
 
 
 @dg.asset_check(asset=candidacy_decisions)
-def ledger_conserved(database: DatabaseParam) -> dg.AssetCheckResult:
+def ledger_conserved(context: CheckContext, database: DatabaseParam) -> dg.AssetCheckResult:
     """Every backfill accounts for each row it scanned exactly once, also one that was killed."""
-    return _breaches(database, "unbalanced_ledger")
+    return _breaches(context, database, "unbalanced_ledger")
 
 
 @dg.asset_check(asset=candidacy_decisions)
-def batches_bounded(database: DatabaseParam) -> dg.AssetCheckResult:
+def batches_bounded(context: CheckContext, database: DatabaseParam) -> dg.AssetCheckResult:
     """No transaction of a backfill changed more rows than the largest batch."""
-    return _breaches(database, "oversized_transactions")
+    return _breaches(context, database, "oversized_transactions")
 
 
 @dg.asset_check(asset=tune_regime_attribution)
-def decisions_repeatable(database: DatabaseParam) -> dg.AssetCheckResult:
+def decisions_repeatable(context: CheckContext, database: DatabaseParam) -> dg.AssetCheckResult:
     """Deciding again from what is stored gives what is stored: candidates, regimes, trials, attributions."""
     return _breaches(
+        context,
         database,
         "candidates_against_metrics",
         "regimes_against_features",

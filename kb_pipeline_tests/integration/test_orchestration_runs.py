@@ -15,7 +15,14 @@ from kb_pipeline.orchestration.resources import Database, Prices
 from kb_pipeline.rules import BackfillKind
 from kb_pipeline.storage.locks import writer_lock
 from kb_pipeline.storage.postgres import Connection, connect
-from kb_pipeline_tests.builders import add_run, add_trial, add_tune, column, write_daily_bars
+from kb_pipeline_tests.builders import (
+    add_run,
+    add_trial,
+    add_tune,
+    add_workspace,
+    column,
+    write_daily_bars,
+)
 from kb_pipeline_tests.conftest import Workspace
 
 WINDOW = {"date_min": "2020-03-01", "date_max": "2020-08-01"}
@@ -249,9 +256,13 @@ def test_stored_data_that_breaks_a_promise_fails_its_check(
     assert all(_integrity(prices, instance).values())
     connection.execute(breach)  # type: ignore[call-overload]
     assert [name for name, passed in _integrity(prices, instance).items() if not passed] == [check]
+    # Beside the run of another workspace its own rows are looked at, and no others.
+    add_workspace(connection, "other")
+    instance.add_dynamic_partitions(str(WORKSPACES.name), ["other"])
+    assert all(_integrity(prices, instance, tags={"dagster/partition": "other"}).values())
 
 
-def _integrity(prices: Prices, instance: dg.DagsterInstance) -> dict[str, bool]:
+def _integrity(prices: Prices, instance: dg.DagsterInstance, **how: Any) -> dict[str, bool]:
     definitions = build_definitions(database=Database(), prices=prices)
     names = (
         *("tags_match_key", "fingerprint_matches_key", "human_decisions_kept", "changes_audited_once"),
@@ -265,7 +276,7 @@ def _integrity(prices: Prices, instance: dg.DagsterInstance) -> dict[str, bool]:
             resources=definitions.resources,
         )
         .resolve_job_def("integrity")
-        .execute_in_process(instance=instance)
+        .execute_in_process(instance=instance, **how)
     )
     return {it.check_name: it.passed for it in result.get_asset_check_evaluations()}
 
