@@ -90,7 +90,12 @@ def parameter_scores(
     scope = {"workspace_id": workspace_id, "strategy_ids": list(strategy_ids)}
     with read_only_session(connection) as beside, ThreadPoolExecutor(1) as pool:
         second = pool.submit(_half_of_the_scores, beside, scope | {"half": 1})
-        halves = [_half_of_the_scores(connection, scope | {"half": 0}), second.result()]
+        try:
+            first = _half_of_the_scores(connection, scope | {"half": 0})
+        except BaseException:  # who stops one half must not wait for the other
+            beside.cancel_safe()
+            raise
+        halves = [first, second.result()]
     declared: dict[str, int] = dict(
         connection.execute(statement("backtest_tunes.declared_defaults"), scope).fetchall()
     )
