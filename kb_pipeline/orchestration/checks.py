@@ -49,9 +49,12 @@ def schema_failures(symbol: str, bars: pd.DataFrame) -> list[Row]:
 
 def _is_looked_at(context: CheckContext) -> Callable[[str], bool]:
     """Return which partitions a check looks at: those of its run, all where the run has none."""
-    if not context.has_partition_key and not context.has_partition_key_range:
-        return lambda _: True
-    return {str(key) for key in context.partition_keys}.__contains__
+    if context.has_partition_key:
+        # Not partition_keys, which a job of checks alone does not have.
+        return {str(context.partition_key)}.__contains__
+    if context.has_partition_key_range:
+        return {str(key) for key in context.partition_keys}.__contains__
+    return lambda _: True
 
 
 def _normalised(context: CheckContext, prices: Prices) -> Iterator[tuple[PriceFile, Any]]:
