@@ -20,7 +20,7 @@ def uplift(workspace_id: UUID, strategy: str | None, dry_run: bool, as_json: boo
     from kb_pipeline.questions.uplift import uplift_text
 
     with session("uplift") as connection:
-        strategy_id = strategy_of(connection, workspace_id, strategy)[0] if strategy else None
+        strategy_id = None if strategy is None else strategy_of(connection, workspace_id, strategy)[0]
         report = measure_uplift(connection, UpliftRequest(workspace_id=workspace_id), dry_run=dry_run)
     if as_json:
         click.echo(json.dumps(report.to_dict(strategy_id), indent=2))
