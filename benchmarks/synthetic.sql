@@ -199,7 +199,7 @@ SELECT id, regime_key, best_oos_score, best_oos_params, best_oos_run_id
  WHERE workspace_id = %(workspace_id)s
    AND strategy_entity_id = %(strategy_id)s
    AND coalesce(timeframe, 'unknown') = '1h'
-   AND coalesce(objective_type, objective_metric) = 'sharpe'
+   AND left(coalesce(objective_type, objective_metric), 50) = 'sharpe'
    AND regime_key = %(regime_key)s
  ORDER BY best_oos_score DESC NULLS LAST, id
  LIMIT 20

@@ -4,7 +4,7 @@
 -- Scores of different timeframes or objectives are not ranked against each other, so both stand in the
 -- index; a recommendation probes it once for each regime key that may serve. Trend and volatility are
 -- part of those keys, so the index on the tags alone is not needed any more, and there are no more
--- indexes to keep than before.
+-- indexes to keep than before. Texts that anybody may write are cut to what an index entry can hold.
 --
 -- Features are packed by the thousand, because a million rows take longer to read than to compare. What
 -- attribution and ingestion wrote is noted in kb_regime_changes, a row a batch, and packed by whoever
@@ -52,15 +52,15 @@ COMMENT ON COLUMN backtest_tunes.timeframe IS 'Bar length of the best trial''s d
 
 CREATE INDEX IF NOT EXISTS idx_tunes_recommendation
     ON backtest_tunes (workspace_id, strategy_entity_id, coalesce(timeframe, 'unknown'),
-                       coalesce(objective_type, objective_metric), regime_key,
+                       left(coalesce(objective_type, objective_metric), 50), regime_key,
                        best_oos_score DESC NULLS LAST, id)
  WHERE regime_key IS NOT NULL;
 
 DROP INDEX IF EXISTS idx_tunes_trend_vol_ranking;
 
 CREATE INDEX IF NOT EXISTS idx_kb_trials_recommendation
-    ON kb_trials (workspace_id, strategy_entity_id, coalesce(timeframe, 'unknown'),
-                  coalesce(objective, 'unknown'), coalesce(regime_key, ''),
+    ON kb_trials (workspace_id, strategy_entity_id, left(coalesce(timeframe, 'unknown'), 32),
+                  left(coalesce(objective, 'unknown'), 50), coalesce(regime_key, ''),
                   sharpe_oos DESC NULLS LAST, source_id)
  WHERE archived_at IS NULL AND source_type = 'test_variant';
 

@@ -16,7 +16,7 @@ SELECT found.source_type,
          WHERE tune.workspace_id = %(workspace_id)s
            AND tune.strategy_entity_id = %(strategy_id)s::uuid
            AND coalesce(tune.timeframe, 'unknown') = %(timeframe)s
-           AND coalesce(tune.objective_type, tune.objective_metric) = %(objective)s
+           AND left(coalesce(tune.objective_type, tune.objective_metric), 50) = %(objective)s
            AND tune.regime_key = asked.regime_key
            AND tune.best_oos_score > '-Infinity'
            AND tune.best_oos_score < 'Infinity'
@@ -28,8 +28,8 @@ SELECT found.source_type,
           FROM kb_trials AS trial
          WHERE trial.workspace_id = %(workspace_id)s
            AND trial.strategy_entity_id = %(strategy_id)s::uuid
-           AND coalesce(trial.timeframe, 'unknown') = %(timeframe)s
-           AND coalesce(trial.objective, 'unknown') = %(objective)s
+           AND left(coalesce(trial.timeframe, 'unknown'), 32) = %(timeframe)s
+           AND left(coalesce(trial.objective, 'unknown'), 50) = %(objective)s
            AND coalesce(trial.regime_key, '') = asked.regime_key
            AND trial.source_type = 'test_variant'
            AND trial.archived_at IS NULL
@@ -45,7 +45,7 @@ SELECT found.source_type,
 -- Tunes and single runs by their ids, as they are now, with strategy, timeframe and objective.
 SELECT 'tune', tune.id::text, tune.regime_key, tune.best_oos_score, tune.best_oos_params::text,
        tune.best_oos_run_id::text, entity.name, coalesce(tune.timeframe, 'unknown'),
-       coalesce(tune.objective_type, tune.objective_metric)
+       left(coalesce(tune.objective_type, tune.objective_metric), 50)
   FROM backtest_tunes AS tune
   LEFT JOIN kb_entities AS entity
     ON entity.id = tune.strategy_entity_id
@@ -54,8 +54,8 @@ SELECT 'tune', tune.id::text, tune.regime_key, tune.best_oos_score, tune.best_oo
    AND tune.regime_key IS NOT NULL
  UNION ALL
 SELECT 'run', trial.source_id::text, trial.regime_key, trial.sharpe_oos, trial.params::text,
-       trial.source_id::text, entity.name, coalesce(trial.timeframe, 'unknown'),
-       coalesce(trial.objective, 'unknown')
+       trial.source_id::text, entity.name, left(coalesce(trial.timeframe, 'unknown'), 32),
+       left(coalesce(trial.objective, 'unknown'), 50)
   FROM kb_trials AS trial
   LEFT JOIN kb_entities AS entity
     ON entity.id = trial.strategy_entity_id
@@ -69,57 +69,58 @@ SELECT 'run', trial.source_id::text, trial.regime_key, trial.sharpe_oos, trial.p
 -- Each is one step in either index, however many rows it has.
 WITH RECURSIVE tunes AS (
     (SELECT tune.strategy_entity_id AS strategy_id, coalesce(tune.timeframe, 'unknown') AS timeframe,
-            coalesce(tune.objective_type, tune.objective_metric) AS objective
+            left(coalesce(tune.objective_type, tune.objective_metric), 50) AS objective
        FROM backtest_tunes AS tune
       WHERE tune.workspace_id = %(workspace_id)s
         AND tune.strategy_entity_id >= %(first_strategy_id)s::uuid
         AND tune.regime_key IS NOT NULL
       ORDER BY tune.strategy_entity_id, coalesce(tune.timeframe, 'unknown'),
-               coalesce(tune.objective_type, tune.objective_metric)
+               left(coalesce(tune.objective_type, tune.objective_metric), 50)
       LIMIT 1)
     UNION ALL
     SELECT step.*
       FROM tunes AS last
      CROSS JOIN LATERAL (
            SELECT tune.strategy_entity_id, coalesce(tune.timeframe, 'unknown'),
-                  coalesce(tune.objective_type, tune.objective_metric)
+                  left(coalesce(tune.objective_type, tune.objective_metric), 50)
              FROM backtest_tunes AS tune
             WHERE tune.workspace_id = %(workspace_id)s
               AND (tune.strategy_entity_id, coalesce(tune.timeframe, 'unknown'),
-                   coalesce(tune.objective_type, tune.objective_metric))
+                   left(coalesce(tune.objective_type, tune.objective_metric), 50))
                   > (last.strategy_id, last.timeframe, last.objective)
               AND tune.regime_key IS NOT NULL
             ORDER BY tune.strategy_entity_id, coalesce(tune.timeframe, 'unknown'),
-                     coalesce(tune.objective_type, tune.objective_metric)
+                     left(coalesce(tune.objective_type, tune.objective_metric), 50)
             LIMIT 1
            ) AS step
      WHERE last.strategy_id <= %(last_strategy_id)s::uuid
 ), runs AS (
-    (SELECT trial.strategy_entity_id AS strategy_id, coalesce(trial.timeframe, 'unknown') AS timeframe,
-            coalesce(trial.objective, 'unknown') AS objective
+    (SELECT trial.strategy_entity_id AS strategy_id,
+            left(coalesce(trial.timeframe, 'unknown'), 32) AS timeframe,
+            left(coalesce(trial.objective, 'unknown'), 50) AS objective
        FROM kb_trials AS trial
       WHERE trial.workspace_id = %(workspace_id)s
         AND trial.strategy_entity_id >= %(first_strategy_id)s::uuid
         AND trial.source_type = 'test_variant'
         AND trial.archived_at IS NULL
-      ORDER BY trial.strategy_entity_id, coalesce(trial.timeframe, 'unknown'),
-               coalesce(trial.objective, 'unknown')
+      ORDER BY trial.strategy_entity_id, left(coalesce(trial.timeframe, 'unknown'), 32),
+               left(coalesce(trial.objective, 'unknown'), 50)
       LIMIT 1)
     UNION ALL
     SELECT step.*
       FROM runs AS last
      CROSS JOIN LATERAL (
-           SELECT trial.strategy_entity_id, coalesce(trial.timeframe, 'unknown'),
-                  coalesce(trial.objective, 'unknown')
+           SELECT trial.strategy_entity_id, left(coalesce(trial.timeframe, 'unknown'), 32),
+                  left(coalesce(trial.objective, 'unknown'), 50)
              FROM kb_trials AS trial
             WHERE trial.workspace_id = %(workspace_id)s
-              AND (trial.strategy_entity_id, coalesce(trial.timeframe, 'unknown'),
-                   coalesce(trial.objective, 'unknown'))
+              AND (trial.strategy_entity_id, left(coalesce(trial.timeframe, 'unknown'), 32),
+                   left(coalesce(trial.objective, 'unknown'), 50))
                   > (last.strategy_id, last.timeframe, last.objective)
               AND trial.source_type = 'test_variant'
               AND trial.archived_at IS NULL
-            ORDER BY trial.strategy_entity_id, coalesce(trial.timeframe, 'unknown'),
-                     coalesce(trial.objective, 'unknown')
+            ORDER BY trial.strategy_entity_id, left(coalesce(trial.timeframe, 'unknown'), 32),
+                     left(coalesce(trial.objective, 'unknown'), 50)
             LIMIT 1
            ) AS step
      WHERE last.strategy_id <= %(last_strategy_id)s::uuid
@@ -145,7 +146,7 @@ SELECT least(counted.tunes + counted.runs, %(most)s)::bigint
                         WHERE tune.workspace_id = %(workspace_id)s
                           AND tune.strategy_entity_id = asked.strategy_id
                           AND coalesce(tune.timeframe, 'unknown') = asked.timeframe
-                          AND coalesce(tune.objective_type, tune.objective_metric) = asked.objective
+                          AND left(coalesce(tune.objective_type, tune.objective_metric), 50) = asked.objective
                           AND tune.regime_key IS NOT NULL
                           AND tune.best_oos_score > '-Infinity'
                           AND tune.best_oos_score < 'Infinity'
@@ -155,8 +156,8 @@ SELECT least(counted.tunes + counted.runs, %(most)s)::bigint
                          FROM kb_trials AS trial
                         WHERE trial.workspace_id = %(workspace_id)s
                           AND trial.strategy_entity_id = asked.strategy_id
-                          AND coalesce(trial.timeframe, 'unknown') = asked.timeframe
-                          AND coalesce(trial.objective, 'unknown') = asked.objective
+                          AND left(coalesce(trial.timeframe, 'unknown'), 32) = asked.timeframe
+                          AND left(coalesce(trial.objective, 'unknown'), 50) = asked.objective
                           AND trial.source_type = 'test_variant'
                           AND trial.archived_at IS NULL
                           AND trial.sharpe_oos > '-Infinity'
@@ -169,14 +170,15 @@ SELECT least(counted.tunes + counted.runs, %(most)s)::bigint
 -- Keep what was asked and which tier answered. The commit does not wait for the disk: a log that loses
 -- its last entries in a crash of the server is worth less than a quick answer.
 INSERT INTO recommend_events
-       (workspace_id, strategy_entity_id, query_regime_key, query_trend_tag, query_vol_tag, timeframe, objective,
-        tier_used, tiers_attempted, exact_count, partial_trend_vol_count, partial_trend_count,
-        partial_vol_count, distance_count, global_count, k, min_samples, candidate_count,
+       (workspace_id, strategy_entity_id, query_regime_key, query_trend_tag, query_vol_tag,
+        timeframe, objective, tier_used, tiers_attempted, exact_count, partial_trend_vol_count,
+        partial_trend_count, partial_vol_count, distance_count, global_count, k, min_samples, candidate_count,
         top_candidate_score, confidence, duration_ms, distance_method, distance_features_version)
-SELECT %(workspace_id)s, %(strategy_id)s::uuid, %(regime_key)s, %(trend)s, %(vol)s, %(timeframe)s, %(objective)s,
-       %(tier_used)s, %(tiers)s::jsonb, %(exact)s, %(partial_trend_vol)s, %(partial_trend)s,
-       %(partial_vol)s, %(distance)s, %(global_best)s, %(k)s, %(min_samples)s, %(candidates)s,
-       %(top_score)s, %(confidence)s, %(duration_ms)s, %(distance_method)s, %(features_version)s
+SELECT %(workspace_id)s, %(strategy_id)s::uuid, %(regime_key)s, %(trend)s, %(vol)s,
+       %(timeframe)s, %(objective)s, %(tier_used)s, %(tiers)s::jsonb, %(exact)s, %(partial_trend_vol)s,
+       %(partial_trend)s, %(partial_vol)s, %(distance)s, %(global_best)s, %(k)s, %(min_samples)s,
+       %(candidates)s, %(top_score)s, %(confidence)s, %(duration_ms)s,
+       %(distance_method)s, %(features_version)s
   FROM set_config('synchronous_commit', 'off', true)
 
 -- tier_usage --

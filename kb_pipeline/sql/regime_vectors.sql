@@ -2,7 +2,9 @@
 -- The robust scales of a workspace, the snapshots they were computed from, and how many tunes and runs
 -- have changed since.
 SELECT (SELECT scales FROM kb_regime_scales WHERE workspace_id = %(workspace_id)s),
-       (SELECT coalesce(sum(cardinality(ids)), 0) FROM kb_regime_changes WHERE workspace_id = %(workspace_id)s)
+       (SELECT coalesce(sum(cardinality(ids)), 0)
+          FROM kb_regime_changes
+         WHERE workspace_id = %(workspace_id)s)
 
 -- try_lock --
 -- Become the one session that packs this workspace until the transaction ends, or answer false at once.
@@ -11,7 +13,8 @@ SELECT pg_try_advisory_xact_lock(hashtextextended('kb_regime_vectors' || %(works
 -- take_changes --
 -- Take the oldest noted changes away and return their ids, at least one note.
 WITH queued AS (
-    SELECT change.id, sum(cardinality(change.ids)) OVER (ORDER BY change.id) - cardinality(change.ids) AS before
+    SELECT change.id,
+           sum(cardinality(change.ids)) OVER (ORDER BY change.id) - cardinality(change.ids) AS before
       FROM kb_regime_changes AS change
      WHERE change.workspace_id = %(workspace_id)s
      ORDER BY change.id
@@ -72,8 +75,9 @@ SELECT source.source_type,
            || float8send(coalesce(kb_finite_number(snapshot.known -> 'efficiency_ratio'), 'NaN')), '')
   FROM (SELECT 'tune' AS source_type, tune.id, tune.strategy_entity_id AS strategy_id,
                coalesce(tune.timeframe, 'unknown') AS timeframe,
-               coalesce(tune.objective_type, tune.objective_metric) AS objective,
-               coalesce(nullif(run.regime_oos, 'null'), nullif(trial.metrics_oos -> 'regime', 'null')) AS regime
+               left(coalesce(tune.objective_type, tune.objective_metric), 50) AS objective,
+               coalesce(nullif(run.regime_oos, 'null'),
+                        nullif(trial.metrics_oos -> 'regime', 'null')) AS regime
           FROM backtest_tunes AS tune
           LEFT JOIN backtest_runs AS run
             ON run.id = tune.best_oos_run_id
@@ -85,8 +89,9 @@ SELECT source.source_type,
            AND tune.id = ANY (%(tune_ids)s::uuid[])
            AND tune.regime_key IS NOT NULL
          UNION ALL
-        SELECT 'run', trial.source_id, trial.strategy_entity_id, coalesce(trial.timeframe, 'unknown'),
-               coalesce(trial.objective, 'unknown'), trial.regime_oos
+        SELECT 'run', trial.source_id, trial.strategy_entity_id,
+               left(coalesce(trial.timeframe, 'unknown'), 32),
+               left(coalesce(trial.objective, 'unknown'), 50), trial.regime_oos
           FROM kb_trials AS trial
          WHERE trial.workspace_id = %(workspace_id)s
            AND trial.source_type = 'test_variant'
@@ -113,8 +118,8 @@ SELECT strategy_entity_id::text, timeframe, objective, source_type, bucket, ids,
 -- replace_buckets --
 -- Write packed rows; one without ids is deleted.
 MERGE INTO kb_regime_vectors AS known
-USING unnest(%(strategy_ids)s::uuid[], %(timeframes)s::text[], %(objectives)s::text[], %(source_types)s::text[],
-             %(buckets)s::int2[], %(ids)b::bytea[], %(features)b::bytea[])
+USING unnest(%(strategy_ids)s::uuid[], %(timeframes)s::text[], %(objectives)s::text[],
+             %(source_types)s::text[], %(buckets)s::int2[], %(ids)b::bytea[], %(features)b::bytea[])
       AS made (strategy_id, timeframe, objective, source_type, bucket, ids, features)
    ON known.workspace_id = %(workspace_id)s
   AND known.strategy_entity_id = made.strategy_id
@@ -146,4 +151,6 @@ SELECT source_type, bucket, features, ids
   FROM kb_regime_vectors
  WHERE workspace_id = %(workspace_id)s
    AND (%(strategy_id)s::uuid IS NULL
-        OR (strategy_entity_id = %(strategy_id)s::uuid AND timeframe = %(timeframe)s AND objective = %(objective)s))
+        OR (strategy_entity_id = %(strategy_id)s::uuid
+            AND timeframe = %(timeframe)s
+            AND objective = %(objective)s))

@@ -76,6 +76,24 @@ def test_with_a_snapshot_the_nearest_come_before_the_best(
     assert [it.score for it in answer.candidates] == sorted((it.score for it in by_id.values()), reverse=True)
 
 
+def test_the_nearest_are_counted_without_those_of_the_tiers_before(
+    connection: Connection, workspace: Workspace
+) -> None:
+    for score in range(3):
+        won(connection, workspace, ASKED, score)
+    for score in range(22):
+        won(connection, workspace, "flat low_vol noisy", score, features={"rsi": 60.0})
+    learn(connection, workspace)
+    asked = RegimeSnapshot.from_dict(snapshot(ASKED))
+    assert _ask(connection, workspace, snapshot=asked).counts == {
+        "exact": 3,
+        "partial_trend_vol": 0,
+        "partial_trend": 0,
+        "partial_vol": 0,
+        "distance": 20,
+    }
+
+
 def test_a_candidate_stands_in_the_first_tier_that_has_it_alone(
     connection: Connection, workspace: Workspace
 ) -> None:
@@ -93,7 +111,10 @@ def test_scores_rank_inside_a_tier_and_ties_go_by_id(connection: Connection, wor
     tied = [won(connection, workspace, ASKED, 2) for _ in range(3)]
     tied.append(kept(connection, workspace, ASKED, 2))
     learn(connection, workspace)
-    assert _ids(_ask(connection, workspace)) == [high, *sorted(tied), low]
+    ranked = [high, *sorted(tied), low]
+    assert _ids(_ask(connection, workspace)) == ranked
+    for k in range(1, 6):
+        assert _ids(_ask(connection, workspace, k=k, min_samples=1)) == ranked[:k]
 
 
 def test_a_tier_is_capped_and_the_answer_cut_to_k(connection: Connection, workspace: Workspace) -> None:

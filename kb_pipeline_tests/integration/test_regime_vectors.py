@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+import numpy as np
 import pytest
 
 from kb_pipeline.domain.matching import feature_vector
@@ -9,10 +10,11 @@ from kb_pipeline.domain.regime import RegimeSnapshot
 from kb_pipeline.questions import vectors
 from kb_pipeline.questions.similar import SimilarAnswer, similar
 from kb_pipeline.rules import DISTANCE_FEATURES
-from kb_pipeline.storage import regime_vectors
+from kb_pipeline.storage import recommend_events, regime_vectors
+from kb_pipeline.storage.paths import migrations_directory
 from kb_pipeline.storage.postgres import Connection, connect
 from kb_pipeline_tests.attributed import FEATURES, kept, learn, snapshot, won
-from kb_pipeline_tests.builders import add_run, add_workspace
+from kb_pipeline_tests.builders import add_run, add_workspace, column
 from kb_pipeline_tests.conftest import Workspace
 
 FLAT = "flat low_vol noisy"
@@ -69,6 +71,19 @@ def test_only_what_changed_is_packed_again(connection: Connection, workspace: Wo
     assert {bucket for bucket, _ in changed} == {int(new[-2:], 16)}
 
 
+def test_what_is_new_goes_behind_what_its_bucket_holds(connection: Connection, workspace: Workspace) -> None:
+    ids = [f"{place}0000000-0000-4000-8000-0000000000aa" for place in range(3)]
+    for rsi, tune_id in enumerate(ids):
+        won(connection, workspace, FLAT, 1, features={"rsi": float(rsi)}, id=UUID(tune_id))
+        learn(connection, workspace)
+        vectors.pack_changes(connection, workspace.id)
+    packed = _packed(connection, workspace)
+    assert {tune_id: features[6] for tune_id, features in packed.items()} == dict(
+        zip(ids, range(3), strict=True)
+    )
+    assert connection.execute("SELECT bucket FROM kb_regime_vectors").fetchall() == [(0xAA,)]
+
+
 def test_a_tune_that_is_attributed_again_moves_and_is_not_there_twice(
     connection: Connection, workspace: Workspace
 ) -> None:
@@ -97,6 +112,7 @@ def test_what_is_gone_is_not_answered_and_not_packed_any_more(
     connection.execute("DELETE FROM backtest_tunes WHERE id <> %s", [tunes[0]])
     connection.execute("UPDATE backtest_runs SET kb_status = 'rejected' WHERE id = %s", [run])
     learn(connection, workspace)
+    assert regime_vectors.state(connection, workspace.id)[1] == 1, "the run; nobody tells of deleted tunes"
     for _ in range(2):  # the second time without those the first one missed
         assert [it.id for it in _near(connection, workspace).neighbours] == [tunes[0]]
     assert _packed(connection, workspace).keys() == {tunes[0]}
@@ -205,3 +221,40 @@ def test_the_question_s_vector_is_read_as_the_packed_ones_are(
     learn(connection, workspace)
     vectors.pack_changes(connection, workspace.id)
     assert _packed(connection, workspace)[tune] == pytest.approx(asked.tolist(), nan_ok=True)
+
+
+# --- What was there before -----------------------------------------------------------------------
+
+
+def test_what_was_attributed_before_the_migration_is_packed_and_has_its_timeframe(
+    connection: Connection, workspace: Workspace
+) -> None:
+    tune, run = won(connection, workspace, FLAT, 1, timeframe="4h"), kept(connection, workspace, FLAT, 1)
+    learn(connection, workspace)
+    connection.execute("DELETE FROM kb_regime_changes")
+    connection.execute("ALTER TABLE backtest_tunes DROP COLUMN timeframe")
+    migration = (migrations_directory() / "039_extend_recommendations.sql").read_bytes()
+    for _ in range(2):
+        connection.execute(migration)
+    assert regime_vectors.state(connection, workspace.id)[1] == 2
+    vectors.pack_changes(connection, workspace.id)
+    assert _packed(connection, workspace).keys() == {tune, run}
+    assert column(connection, "backtest_tunes", "timeframe", UUID(tune)) == "4h"
+
+
+def test_texts_of_any_length_stop_neither_attribution_nor_ingestion(
+    connection: Connection, workspace: Workspace
+) -> None:
+    endless = "".join(map(chr, np.random.default_rng(1).integers(0x4E00, 0x9FFF, 9_000)))
+    tune = won(
+        connection, workspace, FLAT, 1, timeframe=endless, objective_type=None, objective_metric=endless
+    )
+    run = kept(connection, workspace, FLAT, 1)
+    connection.execute(
+        "UPDATE backtest_runs SET dataset_meta = jsonb_build_object('timeframe', %s::text)", [endless]
+    )
+    learn(connection, workspace)
+    assert {it.id for it in _near(connection, workspace).neighbours} == {tune, run}
+    assert {group.timeframe for group in recommend_events.score_groups(connection, workspace.id)} == {
+        endless[:32]
+    }
