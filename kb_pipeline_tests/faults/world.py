@@ -21,9 +21,10 @@ _TENANT = """
 INSERT INTO workspaces (id, name, slug) VALUES (%(id)s, %(slug)s, %(slug)s);
 INSERT INTO kb_entities (id, workspace_id, type, name) VALUES (%(id)s, %(id)s, 'strategy', 'reversal');
 INSERT INTO backtest_runs
-       (workspace_id, strategy_entity_id, created_at, status, run_kind, params, dataset_meta, summary,
+       (id, workspace_id, strategy_entity_id, created_at, status, run_kind, params, dataset_meta, summary,
         kb_status, kb_status_changed_by)
-SELECT %(id)s, %(id)s, timestamptz '2025-01-01Z' + n * interval '1 min', 'completed', 'test_variant',
+SELECT md5(%(slug)s || ' run ' || n)::uuid, %(id)s, %(id)s,
+       timestamptz '2025-01-01Z' + n * interval '1 min', 'completed', 'test_variant',
        jsonb_build_object('n', n),
        CASE n %% 10 WHEN 3 THEN '{"symbol": "ETH"}' WHEN 4 THEN '{"symbol": "BTC"}'
             ELSE jsonb_build_object('symbol', 'BTC', 'oos_start', date '2020-02-01' + n,
@@ -34,15 +35,17 @@ SELECT %(id)s, %(id)s, timestamptz '2025-01-01Z' + n * interval '1 min', 'comple
        CASE WHEN n %% 13 IN (6, 8) THEN 'ann' END
   FROM generate_series(1, %(runs)s) AS n;
 INSERT INTO backtest_tunes
-       (workspace_id, strategy_entity_id, created_at, completed_at, status, search_type, n_trials,
+       (id, workspace_id, strategy_entity_id, created_at, completed_at, status, search_type, n_trials,
         param_space)
-SELECT %(id)s, %(id)s, at, at + interval '1 hour', 'completed', 'grid', 3, '{}'
+SELECT md5(%(slug)s || ' tune ' || at)::uuid, %(id)s, %(id)s,
+       at, at + interval '1 hour', 'completed', 'grid', 3, '{}'
   FROM (SELECT timestamptz '2025-02-01Z' + n * interval '1 min' AS at
           FROM generate_series(1, %(tunes)s) AS n) AS tune;
 WITH trial AS (
-    INSERT INTO backtest_runs (workspace_id, strategy_entity_id, created_at, status, run_kind, params,
+    INSERT INTO backtest_runs (id, workspace_id, strategy_entity_id, created_at, status, run_kind, params,
                                dataset_meta, variant_index)
-    SELECT %(id)s, %(id)s, tune.created_at + n * interval '1 s', 'completed', 'tune_variant',
+    SELECT md5(concat(tune.id, ' trial ', n))::uuid, %(id)s, %(id)s,
+           tune.created_at + n * interval '1 s', 'completed', 'tune_variant',
            jsonb_build_object('n', n), '{"symbol": "BTC", "timeframe": "1d"}', n
       FROM backtest_tunes AS tune, generate_series(1, 3) AS n
      WHERE tune.workspace_id = %(id)s
@@ -50,7 +53,7 @@ WITH trial AS (
 )
 INSERT INTO backtest_tune_runs (tune_id, run_id, trial_index, params, status, metrics_oos)
 SELECT tune.id, trial.id, trial.variant_index, trial.params, 'completed',
-       jsonb_build_object('sharpe', round(random()::numeric, 3), 'trades', 20)
+       jsonb_build_object('sharpe', hashtext(trial.id::text) %% 1000 / 500.0, 'trades', 20)
        || CASE extract(minute FROM tune.created_at)::int %% 8
                WHEN 0 THEN '{}' WHEN 1 THEN %(trend)s::jsonb WHEN 2 THEN %(trend)s::jsonb
                ELSE %(flat)s::jsonb END
@@ -62,8 +65,7 @@ SELECT tune.id, trial.id, trial.variant_index, trial.params, 'completed',
 
 
 def fill(connection: Connection) -> None:
-    """Insert two workspaces with runs, tunes and trials of every fate."""
-    connection.execute("SELECT setseed(0.5)")
+    """Insert two workspaces with runs, tunes and trials of every fate; the same ones each time."""
     for workspace_id, slug in ((OURS, "ours"), (THEIRS, "theirs")):
         values = {
             "id": workspace_id,
@@ -119,8 +121,8 @@ UNION ALL
 SELECT 'tune ' || id, to_jsonb(tune) FROM backtest_tunes AS tune WHERE workspace_id = %(id)s
 UNION ALL
 SELECT 'trial ' || source_id,
-       to_jsonb(trial) - '{ingested_at, archived_at, source_version}'::text[]
-       || jsonb_build_object('archived', archived_at IS NOT NULL)
+       to_jsonb(trial) - '{ingested_at, archived_at, source_version, content_hash}'::text[]
+       || jsonb_build_object('archived', archived_at IS NOT NULL, 'regime_oos', regime_oos - 'computed_at')
   FROM kb_trials AS trial WHERE workspace_id = %(id)s
 UNION ALL
 SELECT 'audit ' || source_id, jsonb_agg(concat_ws(' ', from_status, to_status, actor_id) ORDER BY created_at)
