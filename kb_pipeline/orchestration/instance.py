@@ -20,13 +20,15 @@ HOME_VARIABLE: Final = "DAGSTER_HOME"
 URL_VARIABLE: Final = "KB_DAGSTER_DATABASE_URL"
 BATCH_VARIABLE: Final = "DAGSTER_EVENT_BATCH_SIZE"
 
+MODULE_VARIABLE: Final = "DAGSTER_MODULE_NAME"
+"""Spares every command its `-m`, and makes every command refuse its `-w workspace.yaml`."""
+
 MODULE_VARIABLES: Final = (
     "DAGSTER_CLI_JOB_EXECUTE_MODULE_NAME",
     "DAGSTER_CLI_ASSET_MATERIALIZE_MODULE_NAME",
     "DAGSTER_CLI_ASSET_LIST_MODULE_NAME",
 )
-"""Spare these commands their `-m`, as DAGSTER_MODULE_NAME does too; but that one makes every command
-refuse its `-w workspace.yaml`, `dagster dev` included."""
+"""Spare these commands their `-m`, and leave the others as they are."""
 
 EVENT_BATCH_SIZE: Final = "1000"
 """Events written at once: 500 partitions in one run take half the time they take one by one."""

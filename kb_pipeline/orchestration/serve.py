@@ -19,7 +19,7 @@ from typing import Final
 import dagster as dg
 
 from kb_pipeline.errors import KbPipelineError
-from kb_pipeline.orchestration.instance import prepare_environment
+from kb_pipeline.orchestration.instance import MODULE_VARIABLE, prepare_environment
 from kb_pipeline.orchestration.resources import Database, Prices, sync_partitions
 from kb_pipeline.rules import ExitCode
 from kb_pipeline.storage.migrations import migrate
@@ -82,10 +82,16 @@ def _serve(port: int) -> int:
     log_path = kb_home() / "dagster" / "ui.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "dagster", "dev", "-w", str(project_root() / "workspace.yaml")]
+    # Set for other commands, it would make this one refuse its -w.
+    environment = {name: value for name, value in os.environ.items() if name != MODULE_VARIABLE}
     with log_path.open("ab") as log:
         # A session of its own, so that Ctrl-C reaches Dagster once and from here, and not each process.
         served = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [*command, "-h", HOST, "-p", str(port)], stdout=log, stderr=log, start_new_session=True
+            [*command, "-h", HOST, "-p", str(port)],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
         )
         try:
             _wait_until_it_answers(served, port)

@@ -1,6 +1,7 @@
 """Dagster's own commands as the documents print them, in processes of their own."""
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -53,10 +54,7 @@ def test_a_killed_command_holds_nobody_up_and_is_not_taken_for_running_for_ever(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sensor_decisions, "SILENCE_SECONDS", 0)
-    command = [
-        *("dagster", "job", "execute", "-m", "kb_pipeline.definitions"),
-        *("-j", "backfill_regime", "-c", "examples/backfill_regime.yaml"),
-    ]
+    command = shlex.split("dagster job execute -j backfill_regime -c examples/backfill_regime.yaml")
     with connect() as connection, dg.DagsterInstance.get() as instance:
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         wait_until(lambda: _writers(connection), "the backfill to hold its lock", 60, every=0.01)
@@ -79,10 +77,7 @@ def _writers(connection: Connection) -> int:
 
 
 def test_everything_works_right_after_the_demo_is_loaded(environment: dict[str, str]) -> None:
-    done = _run(
-        "dagster job execute -m kb_pipeline.definitions -j everything -c examples/everything.yaml",
-        environment,
-    )
+    done = _run("dagster job execute -j everything -c examples/everything.yaml", environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert _count(environment, "kb_status = 'candidate'") > 0
     assert _count(environment, "regime_oos IS NOT NULL") > 0
@@ -90,13 +85,23 @@ def test_everything_works_right_after_the_demo_is_loaded(environment: dict[str, 
 
 def test_a_partition_is_materialized_by_its_key_once_it_is_registered(environment: dict[str, str]) -> None:
     assert _run("python -m kb_pipeline.orchestration.sync", environment).returncode == 0
-    done = _run("dagster asset materialize --select regime_snapshots --partition 'IBM|demo'", environment)
+    done = _run("dagster asset materialize --select regime_snapshots --partition 'AAPL|demo'", environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Materialized value regime_snapshots" in done.stdout + done.stderr
-    refused = _run(
-        "dagster asset materialize --select regime_snapshots --partition 'IBM|nowhere'", environment
+
+
+def test_a_range_of_partitions_is_one_run_and_needs_no_shell_of_ours(environment: dict[str, str]) -> None:
+    bare = {name: value for name, value in environment.items() if "MODULE" not in name}
+    done = _run(
+        "dagster asset materialize -m kb_pipeline.definitions --select regime_snapshots"
+        " --partition-range 'AAPL|demo...MSFT|demo'",
+        bare,
     )
-    assert refused.returncode != 0
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    # Of the five symbols, all from the first to the last.
+    assert len(re.findall("Materialized value regime_snapshots", said)) == 5
+    assert said.count("RUN_SUCCESS") == 1
 
 
 def test_the_dry_runs_need_no_module_in_the_shell_and_write_nothing(environment: dict[str, str]) -> None:
@@ -108,10 +113,16 @@ def test_the_dry_runs_need_no_module_in_the_shell_and_write_nothing(environment:
     assert _count(environment, "kb_status = 'candidate'") == before
 
 
-def test_a_workspace_nobody_knows_ends_with_an_exit_code(environment: dict[str, str], tmp_path: Path) -> None:
-    config = tmp_path / "nowhere.yaml"
+def test_a_file_of_settings_names_the_module_too_and_a_failure_is_an_exit_code(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    settings, config = tmp_path / ".env", tmp_path / "nowhere.yaml"
+    settings.write_text((ROOT / ".env.example").read_text().replace("#DAGSTER_MODULE", "DAGSTER_MODULE"))
     config.write_text("ops: {candidacy: {config: {workspaces: [nowhere]}}}")
-    done = _run(f"dagster job execute -j backfill_candidacy -c {config}", environment)
+    done = _run(
+        f"set -a; . {settings}; set +a; dagster job execute -j backfill_candidacy -c {config}",
+        {name: value for name, value in environment.items() if "MODULE" not in name},
+    )
     assert done.returncode == 1
     assert "There is no workspace 'nowhere'" in done.stdout + done.stderr
 
@@ -132,3 +143,13 @@ def test_every_example_fits_the_job_it_names(example: Path) -> None:
 def test_every_job_has_an_example() -> None:
     named = {re.findall(r"-j (\w+) ", path.read_text())[0] for path in EXAMPLES}
     assert named == {job.name for job in defs.jobs or ()}
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/asset-graph.md", "docs/dagster-for-researchers.md"])
+def test_every_command_of_the_documents_is_one_that_these_tests_run(document: str) -> None:
+    tests = "".join(
+        Path(__file__).with_name(f"test_dagster_{name}.py").read_text() for name in ("commands", "ui")
+    )
+    run = re.sub(r'"\s+"', "", tests)
+    printed = re.findall(r"^dagster .*?(?= *#|$)", (ROOT / document).read_text(), re.MULTILINE)
+    assert [command for command in printed if command not in run] == []

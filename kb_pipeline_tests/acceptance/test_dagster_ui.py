@@ -62,7 +62,8 @@ def page(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page
         load_demo(connection, ROOT / "data" / "demo")
         environment = dagster_environment(server, tmp_path_factory.mktemp("kb"), url, "ui_dagster")
         environment |= {"KB_ALERT_WEBHOOK": webhook, "LOGS": str(logs)}
-        with serve(environment) as address:
+        # With the last variable `dagster dev` itself would refuse its -w.
+        with serve(environment | {"DAGSTER_MODULE_NAME": "kb_pipeline.definitions"}) as address:
             shell = ["/bin/sh", "-c", LAUNCH]
             launched = subprocess.Popen(shell, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE)
             yield Page(address, connection, *_complete_a_tune(connection), launched, logs, told)
