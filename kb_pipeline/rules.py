@@ -391,9 +391,10 @@ MAX_DASHBOARD_BYTES: Final = 200_000  # it is mailed and kept; tables are cut un
 DriftReason = StrEnum(
     "DriftReason",
     "STABLE KEY_DIFFERS_BY_CHANCE UNCONFIRMED KEY_CHANGED DISTANCE_BEYOND_NULL TOO_FEW_TRAINING_SNAPSHOTS "
-    "TRAINING_BARS_MISSING NOT_ENOUGH_BARS NO_PRICE_FILE PRICE_FILE_REFUSED NO_SYMBOL NO_READABLE_SNAPSHOT",
+    "TRAINING_BARS_MISSING FEATURES_UNDEFINED NOT_ENOUGH_BARS NO_PRICE_FILE PRICE_FILE_REFUSED NO_SYMBOL "
+    "NO_READABLE_SNAPSHOT",
 )
 DRIFT_RARE_SHARE, DRIFT_RARE_KEY_SHARE = 0.01, 0.002  # of resampled windows: as far away; with such a key
-DRIFT_CONSECUTIVE: Final = 3  # evaluations, or newest bars, that must agree
-MIN_DRIFT_SNAPSHOTS, MAX_DRIFT_SNAPSHOTS = 5, 20  # of windows apart from each other; the newest, looked at
+DRIFT_CONSECUTIVE, DRIFT_FAR_BARS = 3, 10  # evaluations in a row with such a key; newest bars so far away
+MIN_DRIFT_SNAPSHOTS, MAX_DRIFT_SNAPSHOTS = 4, 20  # of windows apart from each other; the newest, looked at
 DRIFT_BLOCK_BARS, DRIFT_NULL_WINDOWS, DRIFT_SEED = 20, 1_000, 20_250_101  # mean length; a training window

@@ -8,7 +8,7 @@ import sys
 import click
 
 from kb_pipeline import rules
-from kb_pipeline.cli import backfills, dashboard, database, doctor, knowledge, uplift
+from kb_pipeline.cli import backfills, dashboard, database, doctor, drift, knowledge, uplift
 from kb_pipeline.errors import KbPipelineError
 
 
@@ -36,6 +36,7 @@ for command in (
     knowledge.regimes,
     knowledge.recommend,
     knowledge.similar,
+    drift.drift,
     doctor.doctor,
     database.partitions,
     database.db,
