@@ -8,16 +8,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from psycopg import sql
 
 from benchmarks.synthetic import STATEMENTS, WORKSPACE_ID, template
+from kb_pipeline.domain.matching import tier_keys
 from kb_pipeline.domain.regime import RegimeSnapshot
 from kb_pipeline.questions.recommend import RecommendRequest, recommend
-from kb_pipeline.questions.similar import similar
 from kb_pipeline.questions.vectors import pack_changes
 from kb_pipeline.rules import DISTANCE_FEATURES, TIERS
 from kb_pipeline.storage import regime_vectors
@@ -26,9 +27,15 @@ from kb_pipeline.storage.postgres import Connection, connect, ensure_database
 
 SIZES = (100_000, 1_000_000)
 CALLS = 200
-EXACT_KEY = "regime_v1_1|default_v1|uptrend|high_vol|noisy"
-NO_SUCH_KEY = "regime_v1_1|default_v1|uptrend|high_vol|_"
-"""A regime that no tune was won in, so that the answer comes from the next tier."""
+TIERS_BY_KEY = (
+    ("regime_v1_1|default_v1|uptrend|high_vol|noisy", 5),
+    ("regime_v1_1|default_v1|uptrend|high_vol|_", 5),
+    ("regime_v1_1|default_v1|uptrend|_|_", 5),
+    ("regime_v1_1|default_v1|uptrend|_|_", 11),
+)
+"""Regime and min_samples: the answers come from the exact tier, from trend and volatility, from the
+trend, and, where that does not give enough, from all. No tune has a regime with `_` as volatility or
+efficiency."""
 
 SNAPSHOT = RegimeSnapshot(
     timeframe="1h",
@@ -63,7 +70,6 @@ def measure(tunes: int) -> None:
         request = RecommendRequest(
             workspace_id=WORKSPACE_ID,
             strategy=str(strategy_id[0]),
-            regime_key=EXACT_KEY,
             timeframe="1h",
             objective="sharpe",
         )
@@ -81,17 +87,28 @@ def _pack(connection: Connection) -> None:
 
 
 def _print_key_tiers(connection: Connection, request: RecommendRequest, tunes: int) -> None:
-    bare_parameters = {"workspace_id": WORKSPACE_ID, "strategy_id": request.strategy, "regime_key": EXACT_KEY}
     bare = sql.SQL(STATEMENTS["bare_recommendation"])
-    bare_ms = median_ms(lambda: connection.execute(bare, bare_parameters).fetchall())
-    for asked in (request, replace(request, regime_key=NO_SUCH_KEY)):
+    for regime_key, min_samples in TIERS_BY_KEY:
+        asked = replace(request, regime_key=regime_key, min_samples=min_samples)
         tier = recommend(connection, asked).tier_used
-        own_ms = median_ms(lambda asked=asked: recommend(connection, asked))  # type: ignore[misc]
-        print(f"{tunes:>9,} tunes: {tier} {own_ms:.2f} ms, bare {bare_ms:.2f} ms: {own_ms / bare_ms:.1f} times")
+        parameters = {
+            "workspace_id": WORKSPACE_ID,
+            "strategy_id": request.strategy,
+            "regime_keys": list(tier_keys(regime_key)[tier]),
+            "rows": TIERS[tier][1] or request.k,
+        }
+        bare_ms = median_ms(partial(_fetch, connection, bare, parameters))
+        own_ms = median_ms(partial(recommend, connection, asked))
+        ratio = f"{own_ms / bare_ms:.1f} times"
+        print(f"{tunes:>9,} tunes: {tier} {own_ms:.2f} ms, its bare SQL {bare_ms:.2f} ms: {ratio}")
+
+
+def _fetch(connection: Connection, query: sql.SQL, parameters: Mapping[str, object]) -> object:
+    return connection.execute(query, parameters).fetchall()
 
 
 def _print_distances(connection: Connection, request: RecommendRequest, tunes: int) -> None:
-    asked = replace(request, regime_key=None, snapshot=SNAPSHOT, min_samples=11)
+    asked = replace(request, snapshot=SNAPSHOT, min_samples=11)
     assert recommend(connection, asked).counts["distance"] == TIERS["distance"][1]
     matrix = np.ascontiguousarray(regime_vectors.all_features(connection, WORKSPACE_ID).T)
     scales, _ = regime_vectors.state(connection, WORKSPACE_ID)
@@ -105,7 +122,9 @@ def _print_distances(connection: Connection, request: RecommendRequest, tunes: i
 
     bare_ms = median_ms(scan, 20)
     own_ms = median_ms(lambda: recommend(connection, asked), 20)
-    print(f"{tunes:>9,} tunes: distance {own_ms:.0f} ms, numpy {bare_ms:.0f} ms: {own_ms / bare_ms:.1f} times")
+    print(
+        f"{tunes:>9,} tunes: distance {own_ms:.0f} ms, numpy {bare_ms:.0f} ms: {own_ms / bare_ms:.1f} times"
+    )
 
 
 def main() -> None:
@@ -117,7 +136,9 @@ def main() -> None:
         measure(arguments.tunes)
         return
     for tunes in SIZES:
-        subprocess.run([sys.executable, "-m", "benchmarks.bench_recommend", "--tunes", str(tunes)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.bench_recommend", "--tunes", str(tunes)], check=True
+        )
 
 
 if __name__ == "__main__":

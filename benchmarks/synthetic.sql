@@ -193,13 +193,19 @@ SELECT md5('attributed' || number)::uuid,
        ) AS tag
 
 -- bare_recommendation --
--- What a user would write by hand for the best parameters under some regime keys.
-SELECT id, regime_key, best_oos_score, best_oos_params, best_oos_run_id
-  FROM backtest_tunes
- WHERE workspace_id = %(workspace_id)s
-   AND strategy_entity_id = %(strategy_id)s
-   AND coalesce(timeframe, 'unknown') = '1h'
-   AND left(coalesce(objective_type, objective_metric), 50) = 'sharpe'
-   AND regime_key = %(regime_key)s
- ORDER BY best_oos_score DESC NULLS LAST, id
- LIMIT 20
+-- What a user would write by hand for the best parameters of a strategy under some regime keys.
+SELECT best.*
+  FROM unnest(%(regime_keys)s::text[]) AS asked (regime_key)
+ CROSS JOIN LATERAL (
+       SELECT id, regime_key, best_oos_score, best_oos_params, best_oos_run_id
+         FROM backtest_tunes
+        WHERE workspace_id = %(workspace_id)s
+          AND strategy_entity_id = %(strategy_id)s
+          AND coalesce(timeframe, 'unknown') = '1h'
+          AND left(coalesce(objective_type, objective_metric), 50) = 'sharpe'
+          AND regime_key = asked.regime_key
+        ORDER BY best_oos_score DESC NULLS LAST, id
+        LIMIT %(rows)s
+       ) AS best
+ ORDER BY best.best_oos_score DESC NULLS LAST, best.id
+ LIMIT %(rows)s

@@ -1,7 +1,6 @@
 """The best tunes of a regime and the summary of all; and that an index gives both, at any size."""
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -117,7 +116,9 @@ TUNES = 20_000
 
 @pytest.fixture
 def many(connection: Connection, workspace: Workspace) -> Workspace:
-    """Return the workspace with 20,000 attributed tunes, spread over the 45 keys and three score groups."""
+    """Return the workspace with 20,000 attributed tunes and 5,000 runs, spread over the 45 keys, the tunes
+    over three score groups.
+    """
     connection.execute(
         """INSERT INTO backtest_tunes (workspace_id, strategy_entity_id, search_type, n_trials, param_space,
                   status, completed_at, attributed_completed_at, regime_key, best_oos_score, best_oos_params,
@@ -128,7 +129,15 @@ def many(connection: Connection, workspace: Workspace) -> Workspace:
              FROM generate_series(1, %s) AS number""",
         [workspace.id, workspace.strategy_id, regime_keys()[:45], TUNES],
     )
-    connection.execute("VACUUM ANALYZE backtest_tunes")
+    connection.execute(
+        """INSERT INTO kb_trials (workspace_id, source_type, source_id, strategy_entity_id,
+                  params_fingerprint, timeframe, objective, sharpe_oos, regime_key, content_hash, source_version)
+           SELECT %s, 'test_variant', gen_random_uuid(), %s, '', '1d', 'sharpe', number / 1000.0,
+                  (%s::text[])[1 + number %% 45], '', ''
+             FROM generate_series(1, 5000) AS number""",
+        [workspace.id, workspace.strategy_id, regime_keys()[:45]],
+    )
+    connection.execute("VACUUM ANALYZE backtest_tunes, kb_trials")
     return workspace
 
 
@@ -155,27 +164,23 @@ def _rows_read(plan: list[dict[str, Any]], table: str = "backtest_tunes") -> int
 
 
 def _indexes(plan: list[dict[str, Any]]) -> set[str]:
-    return {node["Index Name"] for node in plan if "Index Name" in node and "tunes" in node["Index Name"]}
+    return {node["Index Name"] for node in plan if "Index Name" in node}
 
 
 def _kinds(plan: list[dict[str, Any]]) -> str:
     return " ".join(node["Node Type"] for node in plan)
 
 
-@pytest.mark.parametrize("keys", [1, 6])
 def test_the_best_ten_of_a_key_cost_ten_rows_of_an_index_and_no_sort(
-    connection: Connection, many: Workspace, keys: int
+    connection: Connection, many: Workspace
 ) -> None:
-    asked = [KEY] if keys == 1 else regime_keys(trend="uptrend", vol="high_vol")
-    plan = _plan(
-        connection,
-        "questions.best_of_keys",
-        {"workspace_id": many.id, "regime_keys": asked, "rows": 10},
-    )
-    assert _indexes(plan) == {"idx_tunes_regime_ranking"}
-    assert not re.search("Sort|Seq Scan on backtest", _kinds(plan))
-    # one layout of the two has rows
-    assert _rows_read(plan) == (10 if keys == 1 else 30)
+    # of the six keys of a trend and a volatility the three of one layout have rows
+    for asked, rows in (([KEY], 10), (regime_keys(trend="uptrend", vol="high_vol"), 30)):
+        parameters = {"workspace_id": many.id, "regime_keys": asked, "rows": 10}
+        plan = _plan(connection, "questions.best_of_keys", parameters)
+        assert _indexes(plan) - {"kb_entities_pkey"} == {"idx_tunes_regime_ranking"}
+        assert "Sort" not in _kinds(plan)
+        assert _rows_read(plan) == rows
 
 
 def test_the_summary_reads_an_index_in_order(connection: Connection, many: Workspace) -> None:
@@ -188,27 +193,26 @@ def test_the_summary_reads_an_index_in_order(connection: Connection, many: Works
     assert "Sort" not in _kinds(plan)
 
 
-@pytest.mark.parametrize(("tier", "most"), [("exact", 20), ("partial_trend_vol", 40), ("global_best", 900)])
-def test_a_tier_probes_its_index_once_a_key_and_reads_no_more_than_it_may_give(
-    connection: Connection, many: Workspace, tier: str, most: int
+def test_a_tier_probes_its_indexes_once_a_key_and_reads_no_more_than_it_may_give(
+    connection: Connection, many: Workspace
 ) -> None:
     group = ScoreGroup(str(many.strategy_id), "1d", "sharpe")
-    plan = _plan(
-        connection,
-        "recommend_events.candidates",
-        {"workspace_id": many.id, "regime_keys": tier_keys(KEY)[tier], "rows": 20, **group._asdict()},
-    )
-    assert _indexes(plan) == {"idx_tunes_recommendation"}
-    assert _rows_read(plan) == most
+    scope = {"workspace_id": many.id, "rows": 20, **group._asdict()}
+    for tier, most in (("exact", 20), ("partial_trend_vol", 40), ("global_best", 900)):
+        asked = {**scope, "regime_keys": list(tier_keys(KEY)[tier])}
+        plan = _plan(connection, "recommend_events.candidates", asked)
+        assert _indexes(plan) == {"idx_tunes_recommendation", "idx_kb_trials_recommendation"}
+        assert (_rows_read(plan), _rows_read(plan, "kb_trials")) == (most, most)
 
 
 def test_finding_the_score_groups_steps_from_one_to_the_next(connection: Connection, many: Workspace) -> None:
     bounds = {"first_strategy_id": many.strategy_id, "last_strategy_id": many.strategy_id}
     plan = _plan(connection, "recommend_events.score_groups", {"workspace_id": many.id, **bounds})
-    assert _indexes(plan) == {"idx_tunes_recommendation"}
-    assert _rows_read(plan) == 3
+    assert _indexes(plan) == {"idx_tunes_recommendation", "idx_kb_trials_recommendation"}
+    assert (_rows_read(plan), _rows_read(plan, "kb_trials")) == (3, 1)
     groups = recommend_events.score_groups(connection, many.id, str(many.strategy_id))
     assert [group.objective for group in groups] == ["calmar", "sharpe", "sortino"]
+    assert recommend_events.count_candidates(connection, many.id, groups, 10**6) == [50, 24_900, 50]
     assert recommend_events.count_candidates(connection, many.id, groups, 100) == [50, 100, 50]
 
 
