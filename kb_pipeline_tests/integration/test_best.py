@@ -131,7 +131,8 @@ def many(connection: Connection, workspace: Workspace) -> Workspace:
     )
     connection.execute(
         """INSERT INTO kb_trials (workspace_id, source_type, source_id, strategy_entity_id,
-                  params_fingerprint, timeframe, objective, sharpe_oos, regime_key, content_hash, source_version)
+                  params_fingerprint, timeframe, objective, sharpe_oos, regime_key, content_hash,
+                  source_version)
            SELECT %s, 'test_variant', gen_random_uuid(), %s, '', '1d', 'sharpe', number / 1000.0,
                   (%s::text[])[1 + number %% 45], '', ''
              FROM generate_series(1, 5000) AS number""",
