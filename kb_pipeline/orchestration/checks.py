@@ -47,7 +47,7 @@ def schema_failures(symbol: str, bars: pd.DataFrame) -> list[Row]:
     return []
 
 
-def _is_looked_at(context: CheckContext) -> Callable[[str], bool]:
+def is_looked_at(context: CheckContext) -> Callable[[str], bool]:
     """Return which partitions a check looks at: those of its run, all where the run has none."""
     if context.has_partition_key:
         # Not partition_keys, which a job of checks alone does not have.
@@ -59,9 +59,9 @@ def _is_looked_at(context: CheckContext) -> Callable[[str], bool]:
 
 def _normalised(context: CheckContext, prices: Prices) -> Iterator[tuple[PriceFile, Any]]:
     """Yield the normalised bars of the symbols to look at."""
-    is_looked_at = _is_looked_at(context)
+    is_chosen = is_looked_at(context)
     for file in prices.files():
-        bars = read_normalised(file) if is_looked_at(file.symbol) else None
+        bars = read_normalised(file) if is_chosen(file.symbol) else None
         if bars is not None:
             yield file, bars
 
@@ -163,10 +163,10 @@ def attribution_dry_run(
 def _breaches(context: CheckContext, database: Database, *rules: str) -> dg.AssetCheckResult:
     """Return the result of some rules of the invariants, each held against every workspace to look at."""
     rows: list[Row] = []
-    is_looked_at = _is_looked_at(context)
+    is_chosen = is_looked_at(context)
     with database.session("check", context.run.run_id) as connection:
         for workspace in orchestration.active_workspaces(connection):
-            if not is_looked_at(workspace.slug):
+            if not is_chosen(workspace.slug):
                 continue
             for rule, found in invariants.breaches(connection, workspace.id, rules).items():
                 rows += [{"workspace": workspace.slug, "rule": rule, **it._asdict()} for it in found]
