@@ -4,8 +4,9 @@ Only drawing: what is drawn, in which order and with which words is decided by w
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from markupsafe import Markup, escape
@@ -13,9 +14,10 @@ from markupsafe import Markup, escape
 ROW_HEIGHT: Final = 30
 """Of a row of dots in px; rows stand without gaps, so that the zero line is one line."""
 
-_DOTS_WIDTH, _DOTS_MARGIN = 250, 12
+_DOTS_WIDTH, _DOTS_MARGIN = 230, 12
 _PLOT_WIDTH, _PLOT_HEIGHT = 420, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 44
+_LANE_NAME_WIDTH = 170
 
 
 def element(name: str, *children: str, **attributes: object) -> Markup:
@@ -32,12 +34,13 @@ def _shown(value: object) -> str:
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Return at most so many round numbers between two, steps of 1, 2 or 5 times a power of ten."""
-    span = high - low
-    if not span > 0:
+    if not high > low:
         return [low]
-    power = 10.0 ** math.floor(math.log10(span / most))
-    step = next(power * it for it in (1, 2, 5, 10, 20) if span / (power * it) <= most - 1)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    for step in (power * it for it in (1, 2, 5, 10, 20)):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first < most:
+            break
     return [round(at * step, 12) for at in range(first, last + 1)]
 
 
@@ -77,12 +80,16 @@ def scale_over(values: Sequence[float], start: float, end: float) -> Scale:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A median and its interval; None where unknown. `is_thin` marks one of too few values."""
+    """A median and its interval; None where unknown.
+
+    `is_thin` marks one of too few values, `is_narrow` one whose interval promises too much.
+    """
 
     median: float | None
     low: float | None
     high: float | None
-    is_thin: bool
+    is_thin: bool = False
+    is_narrow: bool = False
 
     @property
     def verdict(self) -> str:
@@ -100,25 +107,23 @@ def dots_scale(dots: Sequence[Dot]) -> Scale:
 
 def dots_axis(scale: Scale) -> Markup:
     """Return the axis that stands over the rows."""
-    labels = [
-        element("text", tick_text(it), x=scale.at(it), y=14, text_anchor="middle") for it in scale.ticks
-    ]
-    marks = [element("path", d=f"M{scale.at(it):.1f} 19v5", class_="tick") for it in scale.ticks]
+    labels = [_text(tick_text(it), scale.at(it), 14) for it in scale.ticks]
+    marks = [_line(f"M{scale.at(it):.1f} 19v5", "tick") for it in scale.ticks]
     return _picture(*labels, *marks, width=_DOTS_WIDTH, height=24, class_="dots", aria_hidden="true")
 
 
 def dot_row(dot: Dot, scale: Scale) -> Markup:
     """Return one row: zero line, interval, dot. Its numbers stand beside it, so it is hidden from readers."""
     middle = ROW_HEIGHT / 2
-    parts = [element("path", d=f"M{scale.at(0):.1f} 0v{ROW_HEIGHT}", class_="zero")]
+    parts = [_line(f"M{scale.at(0):.1f} 0v{ROW_HEIGHT}", "zero")]
     if dot.median is None:
-        parts.append(element("text", "unknown", x=scale.at(0) + 6, y=middle + 4, class_="unknown"))
+        parts.append(_text("unknown", scale.at(0) + 6, middle + 4, "start", class_="unknown"))
     else:
         if dot.low is not None and dot.high is not None:
-            line = f"M{scale.at(dot.low):.1f} {middle:g}H{scale.at(dot.high):.1f}"
-            parts.append(element("path", d=line, class_="interval"))
+            ends = f"M{scale.at(dot.low):.1f} {middle:g}H{scale.at(dot.high):.1f}"
+            parts.append(_line(ends, "interval"))
         parts.append(element("circle", cx=scale.at(dot.median), cy=middle, r=4.5))
-    kind = f"dots {dot.verdict}" + (" is-thin" if dot.is_thin else "")
+    kind = f"dots {dot.verdict}{' is-thin' * dot.is_thin}{' is-narrow' * dot.is_narrow}"
     return _picture(*parts, width=_DOTS_WIDTH, height=ROW_HEIGHT, class_=kind, aria_hidden="true")
 
 
@@ -146,7 +151,7 @@ def scatter(title: str, points: Sequence[Point], x_name: str, y_name: str) -> Ma
     return _picture(
         element("title", title),
         *_frame(across, up, x_name, y_name),
-        element("path", d=diagonal, class_="diagonal"),
+        _line(diagonal, "diagonal"),
         *circles,
         width=_PLOT_WIDTH,
         height=_PLOT_HEIGHT,
@@ -156,36 +161,20 @@ def scatter(title: str, points: Sequence[Point], x_name: str, y_name: str) -> Ma
 
 
 def _frame(across: Scale, up: Scale, x_name: str, y_name: str) -> list[Markup]:
+    """Return grid, ticks and names of two axes."""
     bottom, left = up.start, across.start
-    below = [
-        element("text", tick_text(it), x=across.at(it), y=bottom + 18, text_anchor="middle")
-        for it in across.ticks
-    ]
-    beside = [
-        element("text", tick_text(it), x=left - 8, y=up.at(it) + 4, text_anchor="end") for it in up.ticks
-    ]
-    lines = [
-        element("path", d=f"M{across.at(it):.1f} {bottom:g}V{up.end:g}", class_="grid") for it in across.ticks
-    ]
-    lines += [
-        element("path", d=f"M{left:g} {up.at(it):.1f}H{across.end:g}", class_="grid") for it in up.ticks
-    ]
-    middle = (across.start + across.end) / 2
-    turned = f"rotate(-90 13 {(up.start + up.end) / 2:g})"
+    lines = [_line(f"M{across.at(it):.1f} {bottom:g}V{up.end:g}", "grid") for it in across.ticks]
+    lines += [_line(f"M{left:g} {up.at(it):.1f}H{across.end:g}", "grid") for it in up.ticks]
+    below = [_text(tick_text(it), across.at(it), bottom + 18) for it in across.ticks]
+    beside = [_text(tick_text(it), left - 8, up.at(it) + 4, "end") for it in up.ticks]
+    middle = (up.start + up.end) / 2
+    turned = {"transform": f"rotate(-90 13 {middle:g})", "class_": "axis"}
     return [
         *lines,
         *below,
         *beside,
-        element("text", x_name, x=middle, y=bottom + 38, text_anchor="middle", class_="axis"),
-        element(
-            "text",
-            y_name,
-            x=13,
-            y=(up.start + up.end) / 2,
-            transform=turned,
-            text_anchor="middle",
-            class_="axis",
-        ),
+        _text(x_name, (across.start + across.end) / 2, bottom + 38, class_="axis"),
+        _text(y_name, 13.0, middle, **turned),
     ]
 
 
@@ -196,56 +185,96 @@ def stacked_bars(
     highest = max((sum(parts.values()) for _, parts in bars), default=0) or 1
     up = Scale(0, highest, _PLOT_HEIGHT - _BOTTOM, _TOP)
     step = (_PLOT_WIDTH - _LEFT - _RIGHT) / max(len(bars), 8)
-    counts = [it for it in up.ticks if it == int(it)]
-    lines = [
-        element("path", d=f"M{_LEFT} {up.at(it):.1f}H{_PLOT_WIDTH - _RIGHT}", class_="grid") for it in counts
-    ]
-    labels = [element("text", f"{it:g}", x=_LEFT - 8, y=up.at(it) + 4, text_anchor="end") for it in counts]
     every = math.ceil(len(bars) / 5)
     names = [
-        element("text", name, x=_LEFT + (at + 0.5) * step, y=_PLOT_HEIGHT - 24, text_anchor="middle")
+        _text(name, _LEFT + (at + 0.5) * step, up.start + 18)
         for at, (name, _) in enumerate(bars)
         if at % every == 0
     ]
     drawn = [
-        part
+        _bar_part(f"{name}: {part} {parts[part]}", classes[part], bounds, _LEFT + at * step, step)
         for at, (name, parts) in enumerate(bars)
-        for part in _bar(name, parts, classes, up, (_LEFT + at * step + step * 0.1, step * 0.8))
+        for part, bounds in _stacked(parts, classes, up)
     ]
-    axis = element(
-        "text", "week beginning", x=(_LEFT + _PLOT_WIDTH) / 2, y=_PLOT_HEIGHT - 6, text_anchor="middle"
-    )
     return _picture(
         element("title", title),
-        *(*lines, *labels, *names, *drawn, axis),
+        *(*_count_grid(up), *names, *drawn),
         width=_PLOT_WIDTH,
-        height=_PLOT_HEIGHT,
+        height=_PLOT_HEIGHT - 16,
         class_="bars",
         role="img",
     )
 
 
-def _bar(
-    name: str, parts: Mapping[str, int], classes: Mapping[str, str], up: Scale, place: tuple[float, float]
-) -> list[Markup]:
-    drawn, below = [], 0
-    for part, class_ in classes.items():
-        count = parts.get(part, 0)
-        if count:
-            top, bottom = up.at(below + count), up.at(below)
-            drawn.append(
-                element(
-                    "rect",
-                    element("title", f"{name}: {part} {count}"),
-                    x=place[0],
-                    y=top,
-                    width=place[1],
-                    height=bottom - top,
-                    class_=class_,
-                )
-            )
+def _stacked(
+    parts: Mapping[str, int], order: Iterable[str], up: Scale
+) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Yield each part there is with its bottom and top in px."""
+    below = 0
+    for part in order:
+        if count := parts.get(part, 0):
+            yield part, (up.at(below), up.at(below + count))
             below += count
-    return drawn
+
+
+def _bar_part(name: str, class_: str, bounds: tuple[float, float], left: float, step: float) -> Markup:
+    bottom, top = bounds
+    box = {"x": left + step * 0.1, "y": top, "width": step * 0.8, "height": bottom - top}
+    return element("rect", element("title", name), class_=class_, **box)
+
+
+def _count_grid(up: Scale) -> list[Markup]:
+    counts = [it for it in up.ticks if it == int(it)]
+    lines = [_line(f"M{_LEFT} {up.at(it):.1f}H{_PLOT_WIDTH - _RIGHT}", "grid") for it in counts]
+    return lines + [_text(f"{it:g}", _LEFT - 8, up.at(it) + 4, "end") for it in counts]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A time from `start` to `end`, None where it lasts, and what it is of."""
+
+    start: datetime
+    end: datetime | None
+    name: str
+
+
+def timeline(title: str, lanes: Sequence[tuple[str, Sequence[Span]]]) -> Markup:
+    """Return one lane a name with its spans; one that lasts runs to the end of the picture."""
+    moments = [it for _, spans in lanes for span in spans for it in (span.start, span.end or span.start)]
+    first, last = min(moments), max(moments) + timedelta(days=1)
+    across = Scale(first.timestamp(), last.timestamp(), _LANE_NAME_WIDTH, _PLOT_WIDTH - _RIGHT)
+    bottom = _TOP + ROW_HEIGHT * len(lanes)
+    days = [first + (last - first) * share for share in (0, 0.5, 1)]
+    labels = [
+        _text(f"{day:%Y-%m-%d}", across.at(day.timestamp()), bottom + 18, anchor)
+        for day, anchor in zip(days, ("start", "middle", "end"), strict=True)
+    ]
+    drawn = [
+        part
+        for at, (name, spans) in enumerate(lanes)
+        for part in _lane(name, spans, across, _TOP + ROW_HEIGHT * (at + 0.5))
+    ]
+    return _picture(
+        element("title", title),
+        *(*labels, *drawn),
+        width=_PLOT_WIDTH,
+        height=bottom + 26,
+        class_="timeline",
+        role="img",
+    )
+
+
+def _lane(name: str, spans: Sequence[Span], across: Scale, y: float) -> list[Markup]:
+    parts = [
+        _text(name, _LANE_NAME_WIDTH - 10, y + 4, "end"),
+        _line(f"M{across.start:g} {y:g}H{across.end:g}", "grid"),
+    ]
+    for span in spans:
+        start = across.at(span.start.timestamp())
+        end = across.at(span.end.timestamp()) if span.end else across.end
+        parts.append(_line(f"M{start:.1f} {y:g}H{end:.1f}", "span"))
+        parts.append(element("circle", element("title", span.name), cx=start, cy=y, r=4.5))
+    return parts
 
 
 def swatch(class_: str) -> Markup:
@@ -257,6 +286,14 @@ def swatch(class_: str) -> Markup:
         class_="swatch",
         aria_hidden="true",
     )
+
+
+def _text(text: str, x: float, y: float, anchor: str = "middle", **attributes: object) -> Markup:
+    return element("text", text, x=x, y=y, text_anchor=anchor, **attributes)
+
+
+def _line(path: str, class_: str) -> Markup:
+    return element("path", d=path, class_=class_)
 
 
 def _picture(*parts: Markup, width: int, height: int, **attributes: object) -> Markup:

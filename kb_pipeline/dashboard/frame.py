@@ -15,6 +15,7 @@ from kb_pipeline.domain.uplift_cells import UpliftReport
 from kb_pipeline.rules import MIN_SAMPLES, REGIME_KEY_SEPARATOR
 from kb_pipeline.storage import dashboard as storage
 from kb_pipeline.storage.dashboard import SampleGap, SamplePair, Sighting, TuneGroup, WorkspaceState
+from kb_pipeline.storage.drift_events import DriftEvent, read_events
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline.storage.recommend_events import tier_usage
 from kb_pipeline.storage.regime_uplift import read_uplift
@@ -78,6 +79,7 @@ class Frame:
     groups: tuple[TuneGroup, ...]
     gaps: tuple[CoverageGap, ...]
     weeks: tuple[TierWeek, ...]
+    drift: tuple[DriftEvent, ...]
     sample_gaps: tuple[SampleGap, ...]
     sample_pairs: tuple[SamplePair, ...]
 
@@ -105,6 +107,7 @@ def read_frame(connection: Connection, workspace_id: UUID) -> Frame:
             groups=tuple(groups),
             gaps=tuple(coverage_gaps(groups, sightings, asked)),
             weeks=tuple(tier_weeks(tier_usage(connection, workspace_id))),
+            drift=tuple(read_events(connection, workspace_id)),
             sample_gaps=tuple(storage.sample_gaps(connection, workspace_id)),
             sample_pairs=tuple(storage.sample_pairs(connection, workspace_id, DRAWN_PAIRS)),
         )
@@ -142,8 +145,8 @@ def coverage_gaps(
 ) -> list[CoverageGap]:
     """Return where a strategy has too few scored tunes in a regime that was met with its bars.
 
-    Those asked for most stand first, then those that need the fewest tunes. A regime counts as met
-    where any strategy has a tune in it, or an ingested trial.
+    Those asked for most stand first, then those with an untried window, then those that need the
+    fewest tunes. A regime counts as met where any strategy has a tune in it, or an ingested trial.
     """
     strategies = {(it.strategy_id, it.strategy, Scoring(it.timeframe, it.objective)) for it in groups}
     scored = {
@@ -168,7 +171,7 @@ def coverage_gaps(
     ]
     return sorted(
         (gap for gap in gaps if gap.missing > 0),
-        key=lambda it: (-it.asked, it.missing, it.strategy, it.scoring, it.regime_key),
+        key=lambda it: (-it.asked, not it.untried, it.missing, it.strategy, it.scoring, it.regime_key),
     )
 
 

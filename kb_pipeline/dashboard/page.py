@@ -4,6 +4,7 @@ What stands on it is the work of `sections`; here it is put into the template an
 """
 
 import os
+import re
 from base64 import b64encode
 from datetime import UTC, datetime
 from functools import cache
@@ -16,15 +17,18 @@ from uuid import UUID
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from kb_pipeline.dashboard.cells import clipped
 from kb_pipeline.dashboard.frame import Frame, read_frame
 from kb_pipeline.dashboard.sections import all_sections, conclusion, facts
-from kb_pipeline.dashboard.tables import clipped
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.rules import MAX_DASHBOARD_BYTES
+from kb_pipeline.storage.paths import kb_home
 from kb_pipeline.storage.postgres import Connection
 
 _ROWS: Final = (60, 40, 25, 15, 8, 4)
 """Rows a table may have; where the page grows too large, it is made again with fewer."""
+
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 def write_dashboard(connection: Connection, workspace_id: UUID, path: Path) -> Path:
@@ -34,6 +38,12 @@ def write_dashboard(connection: Connection, workspace_id: UUID, path: Path) -> P
         BadArgumentError: There is no such workspace, or the path cannot be written to.
     """
     return write_page(dashboard_page(read_frame(connection, workspace_id)), path)
+
+
+def dashboard_path(workspace_id: UUID, slug: str) -> Path:
+    """Return where a workspace's page is kept; named by its id where its short name is no plain file name."""
+    name = slug if _PLAIN_NAME.fullmatch(slug) else str(workspace_id)
+    return kb_home() / "dashboards" / f"{name}.html"
 
 
 def dashboard_page(frame: Frame) -> str:

@@ -9,32 +9,25 @@ from typing import Final
 
 from markupsafe import Markup
 
-from kb_pipeline.dashboard.charts import Point, scatter, stacked_bars, swatch
-from kb_pipeline.dashboard.frame import Frame, Grid, GridCell, Scoring
+from kb_pipeline.dashboard.cells import NO_TAG, Table, clipped, signed
+from kb_pipeline.dashboard.charts import Point, Span, scatter, stacked_bars, swatch, timeline
+from kb_pipeline.dashboard.frame import Frame
+from kb_pipeline.dashboard.heat_map import HeatMap, heat_map
 from kb_pipeline.dashboard.tables import (
     TIER_NAMES,
-    Table,
     best_table,
-    clipped,
+    drift_table,
     gap_table,
     sample_gap_table,
     sample_pair_table,
-    signed,
     tier_table,
     uplift_table,
 )
 from kb_pipeline.domain.uplift_cells import UpliftScope
-from kb_pipeline.rules import (
-    FEW_SYMBOLS,
-    INTERVAL_LEVEL,
-    MIN_INTERVAL_TUNES,
-    MIN_SAMPLES,
-    REGIME_KEY_ABSENT,
-    TREND_TAGS_BY_PRIORITY,
-    VOLATILITY_TAGS_BY_PRIORITY,
-)
+from kb_pipeline.rules import FEW_SYMBOLS, INTERVAL_LEVEL, MIN_INTERVAL_TUNES, MIN_SAMPLES
+from kb_pipeline.storage.drift_events import DriftEvent
 
-_SHOWN_GRIDS: Final = 3
+_SHOWN_GRIDS, _DRAWN_LANES = 3, 12
 _TIER_CLASSES: Final = {tier: f"t{place}" for place, tier in enumerate(TIER_NAMES)}
 
 
@@ -44,24 +37,6 @@ class Missing:
 
     words: str
     command: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeatCell:
-    """A cell of the heat map: score and count as text, colour as a class."""
-
-    score: str
-    n: str
-    class_: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeatMap:
-    """A grid of markets: trends down, volatilities across."""
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[HeatCell, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +66,7 @@ def all_sections(frame: Frame, rows: int) -> list[Section]:
         best_section(frame, rows),
         gap_section(frame, rows),
         tier_section(frame),
+        drift_section(frame, rows),
         sample_section(frame, tunes, rows),
     ]
 
@@ -125,7 +101,7 @@ def uplift_section(frame: Frame, linked: frozenset[str], rows: int) -> Section:
         f"the n tunes that tried both, the line its {INTERVAL_LEVEL:.0%} interval. A hollow dot is thin: "
         f"fewer than {MIN_INTERVAL_TUNES} tunes and no interval. Blue lies above zero, orange below, grey "
         "shows nothing.",
-        f"Intervals draw whole symbols; with fewer than {FEW_SYMBOLS} symbols they are too narrow. Over "
+        f"Intervals draw whole symbols; with fewer than {FEW_SYMBOLS} they are too narrow and dotted. Over "
         "blind is the uplift over the parameters best whatever the regime, even where defaults are "
         "declared. IS \N{MINUS SIGN} OOS is the score in sample minus out of sample of the parameters "
         "chosen by regime.",
@@ -186,7 +162,7 @@ def market_section(frame: Frame) -> Section:
     words = [
         "Mean score of the tunes' best trials, and n under it. A tune's best trial was chosen by this very "
         "score, which flatters it: compare the cells with each other, not with zero. A dashed frame marks "
-        f"fewer than {MIN_SAMPLES} tunes; {REGIME_KEY_ABSENT} stands where no tag holds."
+        f"fewer than {MIN_SAMPLES} tunes; {NO_TAG} stands where no tag holds."
     ]
     if left_out > 0:
         words.append(f"{left_out} more combinations of bars and objective are in the table below.")
@@ -194,35 +170,8 @@ def market_section(frame: Frame) -> Section:
         name="markets",
         title="Trend and volatility",
         words=tuple(words),
-        grids=tuple(_heat_map(scoring, grid) for scoring, grid in list(grids.items())[:_SHOWN_GRIDS]),
+        grids=tuple(heat_map(scoring, grid) for scoring, grid in list(grids.items())[:_SHOWN_GRIDS]),
     )
-
-
-def _heat_map(scoring: Scoring, grid: Grid) -> HeatMap:
-    trends, volatilities = (*TREND_TAGS_BY_PRIORITY, None), (*reversed(VOLATILITY_TAGS_BY_PRIORITY), None)
-    most = max((abs(it.mean_score) for it in grid.values() if it.mean_score is not None), default=0.0)
-    empty = GridCell(0, 0, None)
-    return HeatMap(
-        caption=f"{clipped(scoring.timeframe, 16)} bars, {clipped(scoring.objective, 24)}",
-        columns=tuple(it or REGIME_KEY_ABSENT for it in volatilities),
-        rows=tuple(
-            (
-                trend or REGIME_KEY_ABSENT,
-                tuple(_heat_cell(grid.get((trend, it), empty), most) for it in volatilities),
-            )
-            for trend in trends
-        ),
-    )
-
-
-def _heat_cell(cell: GridCell, most: float) -> HeatCell:
-    n = f"n = {cell.scored}" if cell.scored == cell.tunes else f"n = {cell.scored} of {cell.tunes}"
-    if cell.mean_score is None:
-        return HeatCell(score="", n=n if cell.tunes else "no tune", class_="empty")
-    strength = min(3, int(3 * abs(cell.mean_score) / most + 0.5)) if most else 0
-    colour = "z" if not strength else f"{'p' if cell.mean_score > 0 else 'n'}{strength}"
-    thin = " is-thin" if cell.scored < MIN_SAMPLES else ""
-    return HeatCell(score=signed(cell.mean_score), n=n, class_=colour + thin)
 
 
 # --- Best parameters, gaps -----------------------------------------------------------------------
@@ -241,7 +190,6 @@ def best_section(frame: Frame, rows: int) -> Section:
             "Ask kb-pipeline recommend before using any of these.",
         ),
         tables=(best_table(frame.groups, rows),),
-        class_="with-ids",
     )
 
 
@@ -260,9 +208,9 @@ def gap_section(frame: Frame, rows: int) -> Section:
         name="gaps",
         title=title,
         words=(
-            f"These regimes have fewer than {MIN_SAMPLES} scored tunes of a strategy, so a recommendation "
-            "in them falls back on other markets: run these tunes next. Those asked for most stand first, "
-            "then those for which a window is known that the strategy was not tuned on.",
+            f"These regimes have fewer than {MIN_SAMPLES} scored tunes of a strategy, too few to trust the "
+            "best of them: run these tunes next. Those asked for most stand first, then those with a window "
+            "on which the strategy was not tuned yet.",
         ),
         tables=(gap_table(frame.gaps, rows),),
     )
@@ -291,6 +239,44 @@ def tier_section(frame: Frame) -> Section:
         caption=f"Recommendations a week, the newest {len(bars)} weeks (UTC).",
         tables=(tier_table(frame),),
     )
+
+
+# --- Drift ---------------------------------------------------------------------------------------
+
+
+def drift_section(frame: Frame, rows: int) -> Section:
+    """Return when markets left the regimes that parameters were chosen in."""
+    title = "Drift"
+    if not frame.drift:
+        missing = Missing(
+            "No market was found to have left the regimes parameters were chosen in. To look again:",
+            _command(frame, "drift"),
+        )
+        return Section(name="drift", title=title, missing=missing)
+    lasting = sum(event.last_bar is None for event in frame.drift)
+    return Section(
+        name="drift",
+        title=title,
+        words=(
+            f"{len(frame.drift)} times a market left the regimes that a strategy's parameters were chosen "
+            f"in; {lasting} of them last. Where one lasts, ask for a recommendation before trading on.",
+        ),
+        picture=timeline("Times at which markets left their training regimes", _lanes(frame.drift)),
+        caption="A dot where drift was found, a line for as long as it lasted, by the times of the bars.",
+        tables=(drift_table(frame.drift, rows),),
+    )
+
+
+def _lanes(events: Sequence[DriftEvent]) -> list[tuple[str, list[Span]]]:
+    """Return the events of the series that drifted last, a lane for each."""
+    lanes: dict[tuple[str, str, str], tuple[str, list[Span]]] = {}
+    for it in events:
+        series = (it.strategy_id, it.symbol, it.timeframe)
+        if series in lanes or len(lanes) < _DRAWN_LANES:
+            name = " ".join(map(clipped, (it.strategy_name, it.symbol, it.timeframe), (12, 8, 4)))
+            span = Span(it.first_bar, it.last_bar, f"{name} from {it.first_bar:%Y-%m-%d}")
+            lanes.setdefault(series, (name, []))[1].append(span)
+    return list(lanes.values())
 
 
 # --- In sample against out of sample -------------------------------------------------------------
@@ -356,9 +342,15 @@ def facts(frame: Frame) -> Sequence[Fact]:
         Fact("with a known uplift", known, f"of {frame.uplift.scanned}" if frame.uplift else ""),
         Fact("Regimes met by tunes", str(len(regimes))),
         Fact(
-            "Strategies in a regime with enough tunes",
+            "Strategy and regime covered",
             str(len(covered)),
             f"of {len(covered) + len(frame.gaps)}",
         ),
+        Fact("Drift events", str(len(frame.drift)), _lasting(frame)),
         Fact("Recommendations", str(sum(sum(week.calls.values()) for week in frame.weeks))),
     )
+
+
+def _lasting(frame: Frame) -> str:
+    lasting = sum(event.last_bar is None for event in frame.drift)
+    return f"{lasting} last" if lasting else ""

@@ -1,122 +1,43 @@
 """The tables of the dashboard: what is in the frame, in words and numbers, cell by cell.
 
-A table is cut to so many rows and says how many are left out and where they are. Markup comes from
-`charts` alone; everything else is text, which the template escapes.
+A table is cut to so many rows and says how many are left out and where they are.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
 
 from markupsafe import Markup
 
+from kb_pipeline.dashboard.cells import (
+    UNKNOWN,
+    Cell,
+    Column,
+    Table,
+    clipped,
+    number,
+    regime_label,
+    signed,
+    text,
+    without_the_obvious,
+)
 from kb_pipeline.dashboard.charts import Dot, dot_row, dots_axis, dots_scale
-from kb_pipeline.dashboard.frame import CoverageGap, Frame, tags_of
+from kb_pipeline.dashboard.frame import CoverageGap, Frame
 from kb_pipeline.domain.uplift_cells import MedianInterval, UpliftCell
 from kb_pipeline.questions.uplift import note
-from kb_pipeline.questions.words import printable
-from kb_pipeline.rules import (
-    REGIME_KEY_ABSENT,
-    REGIME_KEY_SEPARATOR,
-    REGIME_SCHEMA_VERSION,
-    TAG_RULESET_ID,
-    TIERS,
-)
+from kb_pipeline.rules import TIERS
 from kb_pipeline.storage.dashboard import SampleGap, SamplePair, Sighting, TuneGroup
+from kb_pipeline.storage.drift_events import DriftEvent
 
-UNKNOWN: Final = "unknown"
 TIER_NAMES: Final = (*TIERS, "none")
 """Tiers in the order walked; `none` is a recommendation that found nothing."""
 
-_KEY_PREFIX: Final = REGIME_KEY_SEPARATOR.join((REGIME_SCHEMA_VERSION, TAG_RULESET_ID, ""))
-_LONGEST_NAME, _LONGEST_PARAMS = 48, 120
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One cell: text, or a picture. `href` is a place in the page, `anchor` makes the cell one."""
-
-    text: str = ""
-    picture: Markup | None = None
-    href: str = ""
-    anchor: str = ""
-    is_code: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A heading and how its cells are set: text, number or chart; `axis` stands in a chart's heading."""
-
-    heading: str
-    kind: str = "text"
-    axis: Markup | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """Rows under headings; the first cell of a row names it.
-
-    `left_out` rows are not shown; `elsewhere` says where they are.
-    """
-
-    name: str
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    left_out: int = 0
-    elsewhere: str = ""
-
-    def cut(self, rows: int) -> "Table":
-        """Return the table with at most so many rows."""
-        return replace(self, rows=self.rows[:rows], left_out=max(0, len(self.rows) - rows))
-
-
-def text(value: str | None) -> Cell:
-    """Return a cell of untrusted text in one line, cut where it is too long."""
-    return Cell(text=clipped(value or UNKNOWN, _LONGEST_NAME))
-
-
-def number(value: float | None, form: str = "+.2f") -> Cell:
-    """Return a cell of a number, a true minus sign before it; None is unknown."""
-    return Cell(text=UNKNOWN if value is None else signed(value, form))
-
-
-def signed(value: float, form: str = "+.2f") -> str:
-    """Return a number with a true minus sign."""
-    return format(value, form).replace("-", "\N{MINUS SIGN}")
-
-
-def clipped(value: str, longest: int) -> str:
-    """Return text in one line, without what steers its surroundings, cut with an ellipsis."""
-    shown = printable(value[: longest + 1])
-    return shown if len(value) <= longest else shown[:longest] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-def regime_label(regime_key: str) -> str:
-    """Return the tags of a key; a key of another layout or ruleset in full."""
-    if not regime_key.startswith(_KEY_PREFIX):
-        return clipped(regime_key, _LONGEST_NAME)
-    return " ".join(tag or REGIME_KEY_ABSENT for tag in tags_of(regime_key))
+_LONGEST_PARAMS: Final = 120
 
 
 def regime_anchor(regime_key: str) -> str:
     """Return the place of a regime among the best parameters."""
     return f"regime-{sha256(regime_key.encode()).hexdigest()[:12]}"
-
-
-def _without_the_obvious(table: Table, *headings: str) -> Table:
-    """Return the table without those of the columns named that say the same in every row."""
-    kept = [
-        at
-        for at, column in enumerate(table.columns)
-        if column.heading not in headings or len({row[at].text for row in table.rows}) > 1
-    ]
-    return replace(
-        table,
-        columns=tuple(table.columns[at] for at in kept),
-        rows=tuple(tuple(row[at] for at in kept) for row in table.rows),
-    )
 
 
 # --- Uplift --------------------------------------------------------------------------------------
@@ -125,13 +46,11 @@ def _without_the_obvious(table: Table, *headings: str) -> Table:
 def uplift_table(name: str, cells: Sequence[UpliftCell], linked: frozenset[str], rows: int) -> Table:
     """Return dots with intervals and their numbers, of regimes or of strategies."""
     shown = cells[:rows]
-    dots = [Dot(it.uplift.median, it.uplift.low, it.uplift.high, it.thin) for it in shown]
+    dots = [Dot(it.uplift.median, it.uplift.low, it.uplift.high, it.thin, it.few_symbols) for it in shown]
     scale = dots_scale(dots)
     is_regime = any(it.regime_key for it in cells)
     columns = (
         Column("Regime" if is_regime else "Strategy"),
-        Column("Bars"),
-        Column("Objective"),
         Column("Uplift and 95 % interval", "chart", dots_axis(scale)),
         Column("Uplift", "number"),
         Column("95 % interval", "number"),
@@ -139,8 +58,10 @@ def uplift_table(name: str, cells: Sequence[UpliftCell], linked: frozenset[str],
         Column("Above 0", "number"),
         Column("Over blind", "number"),
         Column("IS \N{MINUS SIGN} OOS", "number"),
+        Column("Bars"),
+        Column("Objective"),
         Column("Symbols", "number"),
-        Column("Note"),
+        Column("Note", "note"),
     )
     table = Table(
         name=name,
@@ -152,7 +73,7 @@ def uplift_table(name: str, cells: Sequence[UpliftCell], linked: frozenset[str],
         left_out=len(cells) - len(shown),
         elsewhere="kb-pipeline uplift",
     )
-    return _without_the_obvious(table, "Objective")
+    return without_the_obvious(table, "Objective")
 
 
 def _uplift_row(cell: UpliftCell, picture: Markup, linked: frozenset[str]) -> tuple[Cell, ...]:
@@ -164,8 +85,6 @@ def _uplift_row(cell: UpliftCell, picture: Markup, linked: frozenset[str]) -> tu
     )
     return (
         named,
-        text(cell.timeframe),
-        text(cell.objective),
         Cell(picture=picture),
         number(cell.uplift.median),
         Cell(text=_interval(cell.uplift)),
@@ -173,6 +92,8 @@ def _uplift_row(cell: UpliftCell, picture: Markup, linked: frozenset[str]) -> tu
         number(cell.share_positive, ".0%"),
         number(cell.over_blind.median),
         number(cell.gap),
+        text(cell.timeframe),
+        text(cell.objective),
         number(cell.symbols, "d"),
         Cell(text=note(cell)),
     )
@@ -196,7 +117,7 @@ def best_table(groups: Sequence[TuneGroup], rows: int) -> Table:
         Column("Best score", "number"),
         Column("Mean score", "number"),
         Column("Best parameters", "code"),
-        Column("Tune, and run of its best trial", "code"),
+        Column("Tune, and run of its best trial", "ids"),
     )
     seen: set[str] = set()
     table = Table(
@@ -207,7 +128,7 @@ def best_table(groups: Sequence[TuneGroup], rows: int) -> Table:
         left_out=max(0, len(groups) - rows),
         elsewhere="kb-pipeline regimes",
     )
-    return _without_the_obvious(table, "Objective")
+    return without_the_obvious(table, "Objective")
 
 
 def _best_row(group: TuneGroup, seen: set[str]) -> tuple[Cell, ...]:
@@ -242,7 +163,7 @@ def gap_table(gaps: Sequence[CoverageGap], rows: int) -> Table:
         Column("n", "number"),
         Column("Missing", "number"),
         Column("Asked for", "number"),
-        Column("Run next: a tune whose out-of-sample part ends as"),
+        Column("Run next: a tune whose out-of-sample part is", "words"),
     )
     table = Table(
         name="gaps",
@@ -252,7 +173,7 @@ def gap_table(gaps: Sequence[CoverageGap], rows: int) -> Table:
         left_out=max(0, len(gaps) - rows),
         elsewhere="kb-pipeline regimes",
     )
-    return _without_the_obvious(table, "Objective")
+    return without_the_obvious(table, "Objective")
 
 
 def _gap_row(gap: CoverageGap) -> tuple[Cell, ...]:
@@ -272,6 +193,38 @@ def _gap_row(gap: CoverageGap) -> tuple[Cell, ...]:
 
 def _window(sighting: Sighting) -> str:
     return f"{clipped(sighting.symbol, 16)} {sighting.start} to {sighting.end}"
+
+
+# --- Drift ---------------------------------------------------------------------------------------
+
+
+def drift_table(events: Sequence[DriftEvent], rows: int) -> Table:
+    """Return the times at which a market left its training regimes, newest first."""
+    return Table(
+        name="drift",
+        caption="Departures from the training regimes",
+        columns=(
+            *map(Column, ("Strategy", "Symbol", "Bars")),
+            *(Column(name, "date") for name in ("From", "Until")),
+            Column("Regime then, and what moved most", "words"),
+        ),
+        rows=tuple(
+            (
+                text(it.strategy_name),
+                text(it.symbol),
+                text(it.timeframe),
+                Cell(text=f"{it.first_bar:%Y-%m-%d}"),
+                Cell(text=f"{it.last_bar:%Y-%m-%d}" if it.last_bar else "lasts"),
+                Cell(text="; ".join(filter(None, (regime_label(it.regime_key), _moved(it))))),
+            )
+            for it in events
+        ),
+        elsewhere="kb-pipeline drift",
+    ).cut(rows)
+
+
+def _moved(event: DriftEvent) -> str:
+    return ", ".join(f"{it.feature} {it.then:.3g} to {it.now:.3g}" for it in event.moved)
 
 
 # --- Recommendations, in sample against out of sample --------------------------------------------
@@ -331,7 +284,7 @@ def sample_pair_table(pairs: Sequence[SamplePair], linked: frozenset[str], rows:
         columns=(
             *map(Column, ("Strategy", "Symbol", "Bars")),
             *(Column(name, "number") for name in columns),
-            Column("Tune", "code"),
+            Column("Tune", "ids"),
         ),
         rows=tuple(
             (

@@ -1,6 +1,7 @@
 """What a materialization or a dry run shows in the UI, made from a backfill's report."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
@@ -41,8 +42,10 @@ def report_metadata(workspace: Workspace, report: BackfillReport, *, plotted: bo
     return metadata
 
 
-def uplift_metadata(workspace: Workspace, report: UpliftReport, *, plotted: bool = False) -> Metadata:
-    """Return a measurement of uplift as numbers, tables by regime and strategy, and the text people know."""
+def uplift_metadata(
+    workspace: Workspace, report: UpliftReport, page: Path, *, plotted: bool = False
+) -> Metadata:
+    """Return a measurement of uplift as numbers, tables by regime and strategy, the text, and its page."""
     regimes = report.of_scope(UpliftScope.REGIME)
     metadata: Metadata = {
         "workspace": workspace.name,
@@ -51,6 +54,8 @@ def uplift_metadata(workspace: Workspace, report: UpliftReport, *, plotted: bool
         "known": report.known,
         "unknown": report.scanned - report.known,
         "thin_cells": sum(cell.thin for cell in regimes),
+        "dashboard": dg.MetadataValue.path(page),
+        "dashboard_bytes": page.stat().st_size,
         "report": dg.MetadataValue.md(f"```\n{uplift_text(report)}\n```"),
         "by_regime": table(map(cell_words, regimes)),
         "by_strategy": table(map(cell_words, report.of_scope(UpliftScope.STRATEGY))),

@@ -17,6 +17,7 @@ from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.backfills.trials import TrialsRequest, ingest_trials
 from kb_pipeline.backfills.uplift import UpliftRequest, measure_uplift
+from kb_pipeline.dashboard.page import dashboard_path, write_dashboard
 from kb_pipeline.domain.calendars import CoverageIndex
 from kb_pipeline.domain.ohlcv import bar_times_ns
 from kb_pipeline.errors import BadArgumentError, ConflictsRemainError, KbPipelineError
@@ -238,12 +239,15 @@ def trials_work(around: Surroundings, config: BackfillSettings) -> Work:
 
 
 def uplift_work(around: Surroundings, _config: WorkspaceSettings) -> Work:
-    """Return what measures the uplift of one workspace."""
+    """Return what measures the uplift of one workspace and writes its page."""
 
     def measure(key: str) -> Metadata:
         workspace = find_workspace(around.connection, key)
         report = measure_uplift(around.connection, UpliftRequest(workspace_id=workspace.id), dry_run=False)
-        return uplift_metadata(workspace, report, plotted=around.plotted)
+        page = dashboard_path(workspace.id, workspace.slug)
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_dashboard(around.connection, workspace.id, page)
+        return uplift_metadata(workspace, report, page, plotted=around.plotted)
 
     return measure
 

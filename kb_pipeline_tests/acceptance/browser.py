@@ -26,6 +26,7 @@ _FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
     *("--remote-debugging-port=0", "--window-size=1400,860", "--disable-dev-shm-usage"),
 )
+_KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}
 _FIND = """(selector, text) => [...document.querySelectorAll(selector)]
     .filter(it => it.innerText !== undefined && it.innerText.trim() === text && it.getClientRects().length)
     .map(it => {
@@ -41,11 +42,12 @@ def program() -> str | None:
 
 
 class Browser:
-    """One page."""
+    """One page. What it tells of itself gathers in `events`, once a domain of them is enabled."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._numbers = itertools.count(1)
+        self.events: list[dict[str, Any]] = []
 
     def ask(self, method: str, **parameters: Any) -> Any:
         """Send one command and return its result."""
@@ -56,10 +58,11 @@ class Browser:
             if answer.get("id") == number:
                 assert "error" not in answer, answer["error"]
                 return answer["result"]
+            self.events.append(answer)
 
     def evaluate(self, expression: str) -> Any:
-        """Return the value of a JavaScript expression."""
-        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        """Return the value of a JavaScript expression; a promise is waited for."""
+        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         return answer["result"].get("value")
 
     def open(self, address: str) -> None:
@@ -107,6 +110,15 @@ class Browser:
     def _press(self, x: float, y: float) -> None:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after the other: those of _KEYS."""
+        for key in keys:
+            number, text = _KEYS[key]
+            for kind in ("keyDown", "keyUp"):
+                self.ask(
+                    "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=number, text=text
+                )
 
     def resize(self, width: int, height: int) -> None:
         """Show the page in another size, in pixels."""
