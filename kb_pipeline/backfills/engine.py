@@ -5,8 +5,6 @@ Here are the promises they share: one writer, a limit that is a budget, cursor a
 transaction, guarded writes, and counts that add up.
 """
 
-import random
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -35,13 +33,6 @@ from kb_pipeline.storage.backfill_runs import (
 )
 from kb_pipeline.storage.locks import writer_lock
 from kb_pipeline.storage.postgres import Connection, many_small_commits, read_only_session
-
-_RETRIED: Final = (
-    psycopg.errors.SerializationFailure,
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.LockNotAvailable,
-)
-
 
 _NO_LIMIT: Final = 2**31 - 1
 """For reading the span of a page again: others may have inserted rows into it meanwhile."""
@@ -299,9 +290,9 @@ class _Writer:
                     in_id_order = sorted(rows, key=page.ids.__getitem__)
                     changed = self._work.write(self._connection, page, in_id_order)
                 self._ledger.advance(self._position, _counts(tally, len(changed), len(expected - changed)))
-        except _RETRIED:
+        except session.OTHERS_IN_THE_WAY:
             changed = set()
-            time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - jitter, not a secret
+            session.step_aside()
         tally.updated += len(changed)
         tally.conflicts += len(expected - changed)
         self.tally = tally

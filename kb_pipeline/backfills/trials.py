@@ -8,10 +8,18 @@ from typing import Any
 from uuid import UUID
 
 from kb_pipeline.backfills.engine import Decisions, Page, Span, Watch, run_backfill
-from kb_pipeline.backfills.report import BackfillReport
+from kb_pipeline.backfills.report import BackfillReport, Tally
 from kb_pipeline.domain.trials import SOURCE_COLUMNS, trial_of
-from kb_pipeline.rules import BATCH_SIZE_ROWS, TRIALS_LIMIT_ROWS, BackfillKind, SkipReason
-from kb_pipeline.storage import kb_trials
+from kb_pipeline.errors import ConflictsRemainError
+from kb_pipeline.rules import (
+    BATCH_SIZE_ROWS,
+    MAX_TRANSACTION_ATTEMPTS,
+    TRIALS_LIMIT_ROWS,
+    BackfillKind,
+    SkipReason,
+)
+from kb_pipeline.storage import kb_trials, session
+from kb_pipeline.storage.backtest_runs import Rows
 from kb_pipeline.storage.locks import writer_lock
 from kb_pipeline.storage.postgres import Connection
 
@@ -37,12 +45,13 @@ def ingest_trials(
     Raises:
         AlreadyRunningError: Another process is at it.
         ConservationError: The counts do not add up.
+        ConflictsRemainError: Other sessions held trials that were to be put away.
     """
     # Held over both steps, so that nobody comes between them; the session may take it again inside.
     with nullcontext() if dry_run else writer_lock(connection, BackfillKind.TRIALS, request.workspace_id):
         tally = run_backfill(connection, request, _TrialsWork(request), dry_run=dry_run, watch=watch)
         if not tally.interrupted:
-            tally.notices["archived"] = _archive_demoted(connection, request, dry_run=dry_run)
+            _archive_demoted(connection, request, tally, watch or Watch(), dry_run=dry_run)
     return BackfillReport.of(
         tally,
         kind=BackfillKind.TRIALS,
@@ -53,12 +62,32 @@ def ingest_trials(
     )
 
 
-def _archive_demoted(connection: Connection, request: TrialsRequest, *, dry_run: bool) -> int:
+def _archive_demoted(
+    connection: Connection, request: TrialsRequest, tally: Tally, watch: Watch, *, dry_run: bool
+) -> None:
     gone = kb_trials.demoted(connection, request.workspace_id)
+    tally.notices["archived"] = len(gone) if dry_run else 0
     for begin in range(0, 0 if dry_run else len(gone), request.batch_size):
-        with connection.transaction():
-            kb_trials.archive(connection, request.workspace_id, gone[begin : begin + request.batch_size])
-    return len(gone)
+        tally.interrupted = watch.stop()
+        if tally.interrupted:
+            return
+        batch = gone[begin : begin + request.batch_size]
+        _archive(connection, request.workspace_id, batch)
+        tally.notices["archived"] += len(batch)
+
+
+def _archive(connection: Connection, workspace_id: UUID, batch: Rows) -> None:
+    """Put a batch of trials away, again where another session was in the way."""
+    for _ in range(MAX_TRANSACTION_ATTEMPTS):
+        try:
+            with connection.transaction():
+                return kb_trials.archive(connection, workspace_id, batch)
+        except session.OTHERS_IN_THE_WAY:
+            session.step_aside()
+    raise ConflictsRemainError(
+        f"{len(batch)} trials whose source is gone or demoted could not be put away: other sessions held "
+        f"them, {MAX_TRANSACTION_ATTEMPTS} times in a row. Run the same command again to go on."
+    )
 
 
 class _TrialsWork:

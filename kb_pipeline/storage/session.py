@@ -1,13 +1,26 @@
 """Small facts about a session that more than one module asks for. Statements: `sql/session.sql`."""
 
+import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Final
 from uuid import UUID
+
+from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
 
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.postgres import Connection
+
+OTHERS_IN_THE_WAY: Final = (SerializationFailure, DeadlockDetected, LockNotAvailable)
+"""What ends a transaction that another session is in the way of: worth trying again, and nothing else is."""
+
+
+def step_aside() -> None:
+    """Wait a moment before such a transaction is tried again, not as long as the others who do the same."""
+    time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - jitter, not a secret
 
 
 def now(connection: Connection) -> datetime:

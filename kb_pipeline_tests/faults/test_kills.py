@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from kb_pipeline.rules import BackfillKind
+from kb_pipeline_tests.faults import world
 from kb_pipeline_tests.faults.harness import CYCLES, KINDS, Scene
 from kb_pipeline_tests.faults.worker import Plan
 
@@ -25,3 +26,17 @@ def test_killed_at_any_call_it_is_finished_by_the_next_run(
         stage.keeps_its_promises()
         assert stage.written(kind) <= expected.written
         stage.finishes(kind, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dry_run_after_a_kill_leaves_no_trace_and_the_next_run_goes_on_where_the_killed_one_was(
+    stage: Scene, undisturbed: Any, kind: BackfillKind
+) -> None:
+    expected = undisturbed(kind)
+    assert stage.start(kind, Plan(call=expected.calls // 2)).end() == -9
+    stage.wait_alone()
+    before = world.everything(stage.connection, world.OURS)
+    rehearsed = stage.run(kind, "--dry-run")
+    assert "Updated:        0 (dry run)\n" in rehearsed.printed()
+    assert world.everything(stage.connection, world.OURS) == before
+    stage.finishes(kind, expected)

@@ -102,6 +102,18 @@ def test_a_crash_of_the_server_loses_whole_batches_at_most_and_the_next_run_does
         stage.finishes(kind, expected)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_reported_as_written_outlives_a_crash(
+    own_home: Path, open_stage: Any, undisturbed: Any, kind: BackfillKind
+) -> None:
+    with open_stage() as stage:
+        stage.begin()
+        stage.run(kind)
+        _crash(own_home)
+    with open_stage() as stage:
+        assert world.state(stage.connection) == undisturbed(kind).state
+
+
 @pytest.fixture(scope="module")
 def disk() -> Iterator[Path | None]:
     """Return a directory on a small disk of its own, None where we may not mount one."""

@@ -13,6 +13,7 @@ from kb_pipeline_tests.builders import FLAT_SNAPSHOT, TREND_SNAPSHOT, write_dail
 
 RUNS = 110
 TUNES = 45
+GONE = 25
 OURS = UUID("00000000-0000-4000-8000-000000000001")
 THEIRS = UUID("00000000-0000-4000-8000-000000000002")
 PRICES = "BTC_1d.csv"
@@ -41,6 +42,12 @@ SELECT md5(%(slug)s || ' tune ' || at)::uuid, %(id)s, %(id)s,
        at, at + interval '1 hour', 'completed', 'grid', 3, '{}'
   FROM (SELECT timestamptz '2025-02-01Z' + n * interval '1 min' AS at
           FROM generate_series(1, %(tunes)s) AS n) AS tune;
+INSERT INTO kb_trials
+       (workspace_id, source_type, source_id, strategy_entity_id, params_fingerprint, content_hash,
+        source_version, ingested_at)
+SELECT %(id)s, 'test_variant', md5(%(slug)s || ' gone ' || n)::uuid, %(id)s, 'none', 'none', '0',
+       timestamptz '2025-01-01Z' + n * interval '1 min'
+  FROM generate_series(1, %(gone)s) AS n;
 WITH trial AS (
     INSERT INTO backtest_runs (id, workspace_id, strategy_entity_id, created_at, status, run_kind, params,
                                dataset_meta, variant_index)
@@ -72,6 +79,7 @@ def fill(connection: Connection) -> None:
             "slug": slug,
             "runs": RUNS,
             "tunes": TUNES,
+            "gone": GONE,
             "flat": json.dumps({"regime": FLAT_SNAPSHOT}),
             "trend": json.dumps({"regime": TREND_SNAPSHOT}),
         }
@@ -79,7 +87,7 @@ def fill(connection: Connection) -> None:
             connection.execute(command, values)  # type: ignore[call-overload]
 
 
-_FILLED = ("workspaces", "kb_entities", "backtest_runs", "backtest_tunes", "backtest_tune_runs")
+_FILLED = ("workspaces", "kb_entities", "backtest_runs", "backtest_tunes", "backtest_tune_runs", "kb_trials")
 """Tables with rows, parents first; every other one that names a workspace begins empty."""
 
 

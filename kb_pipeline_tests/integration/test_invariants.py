@@ -76,7 +76,7 @@ BREAKING: dict[str, tuple[str, set[str]]] = {
         {"trials_against_source"},
     ),
     "all trials of one transaction": (
-        "UPDATE kb_trials SET ingested_at = now()",
+        f"UPDATE kb_trials SET ingested_at = now() WHERE workspace_id = '{world.OURS}'",
         {"oversized_transactions"},
     ),
     "a trial holds a percent value as a fraction": (
