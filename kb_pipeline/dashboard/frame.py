@@ -18,7 +18,7 @@ from kb_pipeline.storage.dashboard import SampleGap, SamplePair, Sighting, TuneG
 from kb_pipeline.storage.drift_events import DriftEvent, read_events
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline.storage.recommend_events import tier_usage
-from kb_pipeline.storage.regime_uplift import read_uplift
+from kb_pipeline.storage.regime_uplift import one_moment, read_uplift
 from kb_pipeline.storage.session import require_workspace
 
 DRAWN_PAIRS: Final = 120
@@ -96,7 +96,7 @@ def read_frame(connection: Connection, workspace_id: UUID) -> Frame:
         BadArgumentError: There is no such workspace.
     """
     require_workspace(connection, workspace_id)
-    with storage.one_moment(connection):
+    with one_moment(connection):
         groups = storage.tune_groups(connection, workspace_id)
         sightings = storage.sightings(connection, workspace_id, _KNOWN_WINDOWS)
         asked = storage.asked_regimes(connection, workspace_id)

@@ -56,15 +56,14 @@ class Section:
 
 
 def all_sections(frame: Frame, rows: int) -> list[Section]:
-    """Return every section, its tables cut to so many rows."""
+    """Return the sections, tables cut to so many rows; without regimes only those that need none."""
     shown = frame.groups[:rows]
     regimes = frozenset(group.regime_key for group in shown)
     tunes = frozenset(group.best_tune_id for group in shown if group.best_tune_id)
+    of_groups = [market_section(frame), best_section(frame, rows), gap_section(frame, regimes, rows)]
     return [
         uplift_section(frame, regimes, rows),
-        market_section(frame),
-        best_section(frame, rows),
-        gap_section(frame, rows),
+        *(of_groups if frame.groups else []),
         tier_section(frame),
         drift_section(frame, rows),
         sample_section(frame, tunes, rows),
@@ -100,7 +99,7 @@ def uplift_section(frame: Frame, linked: frozenset[str], rows: int) -> Section:
         "the parameters that did best in its other tunes whatever the regime. The dot is the median over "
         f"the n tunes that tried both, the line its {INTERVAL_LEVEL:.0%} interval. A hollow dot is thin: "
         f"fewer than {MIN_INTERVAL_TUNES} tunes and no interval. Blue lies above zero, orange below, grey "
-        "shows nothing.",
+        "holds zero.",
         f"Intervals draw whole symbols; with fewer than {FEW_SYMBOLS} they are too narrow and dotted. Over "
         "blind is the uplift over the parameters best whatever the regime, even where defaults are "
         "declared. IS \N{MINUS SIGN} OOS is the score in sample minus out of sample of the parameters "
@@ -156,8 +155,6 @@ def conclusion(frame: Frame) -> str:
 def market_section(frame: Frame) -> Section:
     """Return the heat map of trend and volatility, one for scores that compare."""
     grids = frame.grids
-    if not grids:
-        return Section(name="markets", title="Trend and volatility", missing=_no_regimes(frame))
     left_out = len(grids) - _SHOWN_GRIDS
     words = [
         "Mean score of the tunes' best trials, and n under it. A tune's best trial was chosen by this very "
@@ -179,8 +176,6 @@ def market_section(frame: Frame) -> Section:
 
 def best_section(frame: Frame, rows: int) -> Section:
     """Return the best parameters of each regime."""
-    if not frame.groups:
-        return Section(name="best", title="Best parameters by regime", missing=_no_regimes(frame))
     return Section(
         name="best",
         title="Best parameters by regime",
@@ -193,11 +188,9 @@ def best_section(frame: Frame, rows: int) -> Section:
     )
 
 
-def gap_section(frame: Frame, rows: int) -> Section:
+def gap_section(frame: Frame, linked: frozenset[str], rows: int) -> Section:
     """Return the regimes with too few tunes, and which to run next."""
     title = "Coverage gaps"
-    if not frame.groups:
-        return Section(name="gaps", title=title, missing=_no_regimes(frame))
     if not frame.gaps:
         return Section(
             name="gaps",
@@ -212,7 +205,7 @@ def gap_section(frame: Frame, rows: int) -> Section:
             "best of them: run these tunes next. Those asked for most stand first, then those with a window "
             "on which the strategy was not tuned yet.",
         ),
-        tables=(gap_table(frame.gaps, rows),),
+        tables=(gap_table(frame.gaps, linked, rows),),
     )
 
 
@@ -249,7 +242,7 @@ def drift_section(frame: Frame, rows: int) -> Section:
     title = "Drift"
     if not frame.drift:
         missing = Missing(
-            "No market was found to have left the regimes parameters were chosen in. To look again:",
+            "No departure of a market from the regimes parameters were chosen in is on record. To look:",
             _command(frame, "drift"),
         )
         return Section(name="drift", title=title, missing=missing)
@@ -258,8 +251,9 @@ def drift_section(frame: Frame, rows: int) -> Section:
         name="drift",
         title=title,
         words=(
-            f"{len(frame.drift)} times a market left the regimes that a strategy's parameters were chosen "
-            f"in; {lasting} of them last. Where one lasts, ask for a recommendation before trading on.",
+            "Departures of a market from the regimes that a strategy's parameters were chosen in: "
+            f"{len(frame.drift)}, {lasting} of them lasting. Where one lasts, ask for a recommendation "
+            "before trading on.",
         ),
         picture=timeline("Times at which markets left their training regimes", _lanes(frame.drift)),
         caption="A dot where drift was found, a line for as long as it lasted, by the times of the bars.",
@@ -353,4 +347,4 @@ def facts(frame: Frame) -> Sequence[Fact]:
 
 def _lasting(frame: Frame) -> str:
     lasting = sum(event.last_bar is None for event in frame.drift)
-    return f"{lasting} last" if lasting else ""
+    return f"{lasting} lasting" if lasting else ""

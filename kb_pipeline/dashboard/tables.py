@@ -40,11 +40,20 @@ def regime_anchor(regime_key: str) -> str:
     return f"regime-{sha256(regime_key.encode()).hexdigest()[:12]}"
 
 
+def _linked_regime(regime_key: str, linked: frozenset[str]) -> Cell:
+    """Return a regime, as a link where it is among the best parameters shown."""
+    href = regime_anchor(regime_key) if regime_key in linked else ""
+    return Cell(text=regime_label(regime_key), href=href)
+
+
 # --- Uplift --------------------------------------------------------------------------------------
 
 
 def uplift_table(name: str, cells: Sequence[UpliftCell], linked: frozenset[str], rows: int) -> Table:
-    """Return dots with intervals and their numbers, of regimes or of strategies."""
+    """Return dots with intervals and their numbers, of regimes or of strategies.
+
+    `linked` are the regime keys among the best parameters shown.
+    """
     shown = cells[:rows]
     dots = [Dot(it.uplift.median, it.uplift.low, it.uplift.high, it.thin, it.few_symbols) for it in shown]
     scale = dots_scale(dots)
@@ -78,11 +87,7 @@ def uplift_table(name: str, cells: Sequence[UpliftCell], linked: frozenset[str],
 
 def _uplift_row(cell: UpliftCell, picture: Markup, linked: frozenset[str]) -> tuple[Cell, ...]:
     key = cell.regime_key
-    named = (
-        Cell(text=regime_label(key), href=regime_anchor(key) if key in linked else "")
-        if key
-        else text(cell.strategy_name or cell.strategy_id)
-    )
+    named = _linked_regime(key, linked) if key else text(cell.strategy_name or cell.strategy_id)
     return (
         named,
         Cell(picture=picture),
@@ -153,8 +158,8 @@ def tune_anchor(tune_id: str | None) -> str:
     return f"tune-{tune_id}" if tune_id else ""
 
 
-def gap_table(gaps: Sequence[CoverageGap], rows: int) -> Table:
-    """Return the regimes with too few tunes, and which tunes to run next."""
+def gap_table(gaps: Sequence[CoverageGap], linked: frozenset[str], rows: int) -> Table:
+    """Return the regimes with too few tunes, and which tunes to run next; `linked` as for uplift."""
     columns = (
         Column("Regime"),
         Column("Strategy"),
@@ -169,16 +174,16 @@ def gap_table(gaps: Sequence[CoverageGap], rows: int) -> Table:
         name="gaps",
         caption="Regimes with too few scored tunes of a strategy",
         columns=columns,
-        rows=tuple(_gap_row(gap) for gap in gaps[:rows]),
+        rows=tuple(_gap_row(gap, linked) for gap in gaps[:rows]),
         left_out=max(0, len(gaps) - rows),
         elsewhere="kb-pipeline regimes",
     )
     return without_the_obvious(table, "Objective")
 
 
-def _gap_row(gap: CoverageGap) -> tuple[Cell, ...]:
+def _gap_row(gap: CoverageGap, linked: frozenset[str]) -> tuple[Cell, ...]:
     return (
-        Cell(text=regime_label(gap.regime_key)),
+        _linked_regime(gap.regime_key, linked),
         text(gap.strategy),
         text(gap.scoring.timeframe),
         text(gap.scoring.objective),
@@ -253,10 +258,10 @@ def tier_table(frame: Frame) -> Table:
 
 def sample_gap_table(gaps: Sequence[SampleGap], rows: int) -> Table:
     """Return in-sample against out-of-sample scores by strategy, as medians."""
-    columns = ("n", "In sample", "Out of sample", "Lost", "Lower out of sample")
+    columns = ("n", "In sample", "Out of sample", "Median lost", "Share that lost")
     return Table(
         name="samples",
-        caption="Median Sharpe ratios of the trials that were best in sample",
+        caption="Medians over the tunes: Sharpe ratios of the trial that was best in sample",
         columns=(Column("Strategy"), Column("Bars"), *(Column(name, "number") for name in columns)),
         rows=tuple(
             (

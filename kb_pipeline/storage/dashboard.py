@@ -1,7 +1,5 @@
 """Read what the dashboard shows and nobody else asks for. Statements: `sql/dashboard.sql`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -81,15 +79,6 @@ class SamplePair(NamedTuple):
     run_id: str
     in_sample: float
     out_of_sample: float
-
-
-@contextmanager
-def one_moment(connection: Connection) -> Iterator[None]:
-    """Let all reads of the block see the same moment; Postgres itself refuses any write."""
-    with connection.transaction():
-        connection.execute(statement("kb_regime_uplift.read_only"))
-        connection.execute(statement("session.allow_long_read"))
-        yield
 
 
 def workspace_state(connection: Connection, workspace_id: UUID) -> WorkspaceState:

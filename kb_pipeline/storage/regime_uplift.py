@@ -82,7 +82,7 @@ def read_tune_scores(connection: Connection, workspace_id: UUID) -> TuneScores:
     numbers = [_Numbers() for _ in _NAMED]
     coded: list[list[int]] = []
     packed: list[bytes] = []
-    with _one_moment(connection), connection.cursor("tune_scores", binary=True) as cursor:
+    with one_moment(connection), connection.cursor("tune_scores", binary=True) as cursor:
         cursor.itersize = _ROWS_AT_ONCE
         for *names, scores in cursor.execute(statement("kb_regime_uplift.tune_scores"), scope):
             coded.append([known[name] for known, name in zip(numbers, names, strict=True)])
@@ -117,7 +117,8 @@ def _trials(packed: Sequence[bytes]) -> tuple[dict[int, int], Trials]:
 
 
 @contextmanager
-def _one_moment(connection: Connection) -> Iterator[None]:
+def one_moment(connection: Connection) -> Iterator[None]:
+    """Let all reads of the block see the same moment; Postgres itself refuses any write meanwhile."""
     with connection.transaction():
         connection.execute(statement("kb_regime_uplift.read_only"))
         connection.execute(statement("session.allow_long_read"))

@@ -12,8 +12,8 @@ from kb_pipeline.dashboard.frame import Frame, Scoring, read_frame
 from kb_pipeline.dashboard.page import dashboard_page
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.questions.recommend import RecommendRequest, recommend
-from kb_pipeline.storage.dashboard import one_moment
 from kb_pipeline.storage.postgres import Connection, connect
+from kb_pipeline.storage.regime_uplift import one_moment
 from kb_pipeline_tests.acceptance.commands import ANY_ID, run_here
 from kb_pipeline_tests.attributed import kept, learn, regime_key, snapshot, won
 from kb_pipeline_tests.builders import add_strategy, add_trial, add_tune, add_workspace
