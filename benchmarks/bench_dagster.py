@@ -1,202 +1,161 @@
-"""A regime backfill of 1, 20 and 500 partitions through Dagster, against the same through the command line.
+"""A regime backfill of 1, 20 and 500 partitions through Dagster, against the same calls in one bare process.
 
-Both do the same work over the same files and rows, on fresh copies of one database. Also: event rows a
-partition, seconds to load the definitions, and the pages of 20 workspaces x 500 symbols.
+Every way does the same work over the same files and rows, again and again in turn; partitions are of
+the demo's size. `start` is what Dagster's command takes longer than the bare process where there is
+nothing to do. Also: event rows a partition, and seconds to load the definitions.
 """
 
 import argparse
 import json
-import os
-import signal
+import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from urllib.request import Request, urlopen
 
-from psycopg import sql
+from benchmarks.dagster_setup import (
+    ROOT,
+    Environment,
+    drop_databases,
+    environment_of,
+    launch_backfill,
+    make_database,
+    make_prices,
+    served,
+    timed,
+)
+from kb_pipeline.storage.postgres import connect
 
-from kb_pipeline.storage import embedded, migrations
-from kb_pipeline.storage.postgres import connect, ensure_database
-
-ROOT = Path(__file__).resolve().parents[1]
-RUNS_PER_SYMBOL = 20
-WORKSPACES = 20
+RUNS_PER_SYMBOL = 135
+BARS = 3_270
 SYMBOLS = 500
-BIN = Path(sys.executable).parent
-PAGES = {
-    "asset page": """{ assetNodeOrError(assetKey: {path: ["regime_snapshots"]}) { ... on AssetNode {
-        description
-        assetPartitionStatuses { ... on MultiPartitionStatuses { primaryDimensionName
-        ranges { primaryDimStartKey primaryDimEndKey } } }
-        partitionStats { numMaterialized numPartitions } } } }""",
-    "asset graph": "{ assetNodes { assetKey { path } partitionStats { numMaterialized numPartitions } } }",
-}
+DAGSTER = str(Path(sys.executable).with_name("dagster"))
+LOAD = "import time; a = time.perf_counter(); import kb_pipeline.definitions; print(time.perf_counter() - a)"
+BARE = """
+import sys; from pathlib import Path
+from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
+from kb_pipeline.storage.orchestration import find_workspace
+from kb_pipeline.storage.postgres import connect
+root = Path(sys.argv[1])
+with connect() as connection:
+    workspace = find_workspace(connection, 'w1')
+    for path in sorted((root / 'ohlcv').iterdir())[: int(sys.argv[2])]:
+        request = RegimeRequest(workspace_id=workspace.id, ohlcv_file=path, symbol=path.name[:5],
+                                limit=None, batch_size=100, data_root=root)
+        backfill_regime(connection, request, dry_run=False)
+"""
+Way = Callable[[int], list[str]]
 
 
-def make_prices(root: Path, symbols: int) -> None:
-    """Write price files of 400 days each, named S001 and so on, with their calendars."""
-    files = root / "ohlcv"
-    files.mkdir(parents=True)
-    names = [f"S{number:03}" for number in range(1, symbols + 1)]
-    listed = "".join(f"  {name}: {{calendar: 24/7, timezone: UTC}}\n" for name in names)
-    (root / "symbols.yaml").write_text(f"symbols:\n{listed}")
-    # One price text for all: what is measured is the way there, not the numbers.
-    days = [time.strftime("%Y-%m-%d", time.gmtime(1_577_836_800 + 86_400 * day)) for day in range(400)]
-    rows = [f"{day},{100 + at % 7},110,90,{100 + at % 5},1000" for at, day in enumerate(days)]
-    text = "\n".join(["timestamp,open,high,low,close,volume", *rows, ""])
-    for name in names:
-        (files / f"{name}_1d.csv").write_text(text)
+def materialize(module: str) -> Way:
+    """Return the command that materializes the asset in one run of a code location."""
+    select = [DAGSTER, "asset", "materialize", "-m", module, "--select", "regime_snapshots"]
+    return lambda partitions: [*select, "--partition-range", f"S0001|w1...S{partitions:04}|w1"]
 
 
-def make_database(name: str, symbols: int) -> str:
-    """Return the URL of a new database: one workspace with runs of every symbol, and others with none."""
-    url = ensure_database(embedded.start(), name)
-    migrations.migrate(url)
+def job(directory: Path) -> Way:
+    """Return the command that executes the job for as many symbols by name."""
+
+    def command(partitions: int) -> list[str]:
+        symbols = [f"S{number:04}" for number in range(1, partitions + 1)]
+        config = directory / f"{partitions}.json"
+        config.write_text(
+            json.dumps({"ops": {"regimes": {"config": {"workspaces": ["w1"], "symbols": symbols}}}})
+        )
+        return [
+            DAGSTER,
+            "job",
+            "execute",
+            "-m",
+            "kb_pipeline.definitions",
+            "-j",
+            "backfill_regime",
+            "-c",
+            str(config),
+        ]
+
+    return command
+
+
+def undo(url: str) -> None:
+    """Take all regimes away again."""
     with connect(url, timeouts=False) as connection:
-        connection.execute(
-            "INSERT INTO workspaces (name, slug) SELECT 'W' || n, 'w' || n FROM generate_series(1, %s) AS n",
-            [WORKSPACES],
-        )
-        connection.execute(
-            "INSERT INTO kb_entities (workspace_id, type, name) SELECT id, 'strategy', 's' FROM workspaces"
-        )
-        connection.execute(
-            "INSERT INTO backtest_runs"
-            " (workspace_id, strategy_entity_id, status, run_kind, params, dataset_meta)"
-            " SELECT e.workspace_id, e.id, 'completed', 'test_variant', '{}', jsonb_build_object("
-            "   'symbol', 'S' || lpad(n::text, 3, '0'), 'date_min', '2020-02-01', 'date_max', '2020-12-01')"
-            "  FROM kb_entities AS e JOIN workspaces AS w ON w.id = e.workspace_id AND w.slug = 'w1',"
-            "       generate_series(1, %s) AS n, generate_series(1, %s)",
-            [symbols, RUNS_PER_SYMBOL],
-        )
-    return url
+        connection.execute("UPDATE backtest_runs SET regime_oos = NULL, regime_schema_version = NULL")
+        connection.execute("VACUUM backtest_runs")
 
 
-def drop_databases() -> None:
-    """Take away what this process made."""
-    with connect(embedded.start(), timeouts=False) as admin:
-        made = admin.execute(
-            "SELECT datname FROM pg_database WHERE datname LIKE %s", [f"bench%\\_{os.getpid()}"]
-        )
-        for (name,) in made.fetchall():
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-def timed(command: list[str], environment: Mapping[str, str]) -> float:
-    """Return the seconds a command takes; it must succeed."""
-    begin = time.perf_counter()
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return time.perf_counter() - begin
-
-
-def one_process(root: Path, symbols: int, environment: Mapping[str, str]) -> float:
-    """Return the seconds of the same backfills in one bare Python process, without a start for each."""
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime\n"
-        "from kb_pipeline.storage.orchestration import find_workspace\n"
-        "from kb_pipeline.storage.postgres import connect\n"
-        "root = Path(sys.argv[1])\n"
-        "with connect() as connection:\n"
-        "    workspace = find_workspace(connection, 'w1')\n"
-        "    for path in sorted((root / 'ohlcv').iterdir())[: int(sys.argv[2])]:\n"
-        "        request = RegimeRequest(workspace_id=workspace.id, ohlcv_file=path, symbol=path.name[:4],\n"
-        "                                limit=None, data_root=root)\n"
-        "        backfill_regime(connection, request, dry_run=False)\n"
-    )
-    return timed([sys.executable, "-c", program, str(root), str(symbols)], environment)
-
-
-def compare(symbols: int, root: Path, home: Path, start: float | None) -> float:
-    """Print the ratio for one number of partitions and the event rows each costs.
-
-    `start` is what Dagster's own start costs. Returns it, measured here where it is not known yet.
-    """
-    suffix = f"{symbols}_{os.getpid()}"
-    environment = dict(os.environ) | {"KB_DATA_ROOT": str(root), "PYTHONPATH": str(ROOT)}
-    urls = [make_database(f"bench_dagster_{way}_{suffix}", symbols) for way in ("cli", "dagster")]
-    bare = one_process(root, symbols, environment | {"KB_DATABASE_URL": urls[0]})
-    instance = ensure_database(urls[1], f"bench_instance_{suffix}")
-    ours = environment | {
-        "KB_DATABASE_URL": urls[1],
-        "KB_DAGSTER_DATABASE_URL": instance.replace("postgresql", "postgresql+psycopg2", 1),
-        "DAGSTER_HOME": str(home / suffix),
-        "DAGSTER_EVENT_BATCH_SIZE": "1000",
+def compare(partitions: int, repeats: int, root: Path, directory: Path) -> None:
+    """Print what each way takes over the bare process, in all and beyond its start."""
+    url = make_database(f"bench_{partitions}", workspaces=1, symbols=partitions, runs=RUNS_PER_SYMBOL)
+    environment = environment_of(url, root, directory / str(partitions))
+    timed([sys.executable, "-m", "kb_pipeline.orchestration.sync"], environment)
+    ways: dict[str, Way] = {
+        "bare": lambda count: [sys.executable, "-c", BARE, str(root), str(count)],
+        "asset": materialize("kb_pipeline.definitions"),
+        "job": job(directory),
+        "asset, a process a step": materialize("benchmarks.dagster_multiprocess"),
     }
-    timed([sys.executable, "-m", "kb_pipeline.orchestration.sync"], ours)
-    select = ["--select", "regime_snapshots", "--partition-range", f"S001|w1...S{symbols:03}|w1"]
-    through = timed(
-        [str(BIN / "dagster"), "asset", "materialize", "-m", "kb_pipeline.definitions", *select], ours
-    )
-    with connect(instance) as connection:
-        row = connection.execute("SELECT count(*) FROM event_logs").fetchone()
-    events = row[0] if row else 0
-    start = through - bare if start is None else start
+    idle: dict[str, list[float]] = {name: [] for name in ways}
+    busy: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            undo(url)
+            busy[name].append(timed(way(partitions), environment))
+            idle[name].append(timed(way(1), environment))
+    bare, bare_idle = statistics.median(busy["bare"]), statistics.median(idle["bare"])
+    rows = event_rows(environment, lambda: timed(ways["asset"](partitions), environment))
     print(
-        f"{symbols} partitions: Dagster {through:.1f} s, one bare process {bare:.1f} s, "
-        f"ratio {through / bare:.2f}, without its start ({start:.1f} s) {(through - start) / bare:.2f}; "
-        f"{events / symbols:.1f} event rows a partition ({events} in all)"
+        f"{partitions} partitions: bare {bare:.1f} s; {rows / partitions:.1f} event rows a partition ({rows})"
     )
-    return start
+    for name in list(ways)[1:]:
+        start = statistics.median(idle[name]) - bare_idle
+        through = statistics.median(busy[name])
+        beyond = through - bare - start
+        share = f"beyond it {beyond:+.2f} s = {beyond / bare:+.0%} of bare"
+        print(f"  {name}: {through:.1f} s, start {start:.1f} s, {share}")
+    if partitions <= 20:
+        from_page(url, partitions, environment)
 
 
-def pages(root: Path, home: Path) -> None:
-    """Print how long the page's queries take with 20 workspaces x 500 symbols."""
-    url = make_database(f"bench_pages_{os.getpid()}", 1)
-    instance = ensure_database(url, f"bench_pages_instance_{os.getpid()}")
-    environment = dict(os.environ) | {
-        "KB_DATABASE_URL": url,
-        "KB_DATA_ROOT": str(root),
-        "KB_DAGSTER_DATABASE_URL": instance.replace("postgresql", "postgresql+psycopg2", 1),
-        "DAGSTER_HOME": str(home / "pages"),
-    }
-    command = [sys.executable, "-m", "kb_pipeline.orchestration.serve"]
-    served = subprocess.Popen(command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE)
-    assert served.stdout is not None
-    address = next(line.strip() for line in served.stdout if "http://" in line)
-    try:
-        for name, query in PAGES.items():
-            seconds = [_ask(address, query) for _ in range(3)]
-            print(
-                f"{name}, {WORKSPACES} x {SYMBOLS}: first {seconds[0]:.2f} s, then {min(seconds[1:]):.2f} s"
-            )
-    finally:
-        served.send_signal(signal.SIGINT)
-        served.wait(40)
+def event_rows(environment: Environment, run: Callable[[], object]) -> int:
+    """Return how many event rows a run writes."""
+
+    def count() -> int:
+        row = connection.execute("SELECT count(*) FROM event_logs").fetchone()
+        return int(row[0]) if row else 0
+
+    with connect(environment["KB_DAGSTER_DATABASE_URL"].replace("+psycopg2", "")) as connection:
+        before = count()
+        run()
+        return count() - before
 
 
-def _ask(address: str, query: str) -> float:
-    body = json.dumps({"query": query}).encode()
-    request = Request(f"{address}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310 - loopback
-    begin = time.perf_counter()
-    with urlopen(request, timeout=60) as answer:  # noqa: S310 - loopback
-        said = json.load(answer)
-    assert "errors" not in said, said["errors"]
-    return time.perf_counter() - begin
+def from_page(url: str, partitions: int, environment: Environment) -> None:
+    """Print what a backfill launched from the page takes: its run, and all until its end was noticed."""
+    keys = [f"S{number:04}|w1" for number in range(1, partitions + 1)]
+    with served(environment) as address:
+        undo(url)
+        total, run = launch_backfill(address, keys)
+    print(f"  launched from the page: run {run:.1f} s, until the backfill has ended {total:.0f} s")
 
 
 def main() -> None:
-    """Print every ratio."""
+    """Print every comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--partitions", type=int, nargs="*", default=[1, 20, SYMBOLS])
+    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    load = (
-        "import time; a = time.perf_counter(); import kb_pipeline.definitions; print(time.perf_counter() - a)"
-    )
-    done = subprocess.run([sys.executable, "-c", load], cwd=ROOT, capture_output=True, text=True, check=True)
-    print(f"definitions load, imports included: {float(done.stdout):.2f} s")
+    loads = [
+        float(subprocess.check_output([sys.executable, "-c", LOAD], cwd=ROOT, text=True)) for _ in range(5)
+    ]
+    print(f"definitions load: {statistics.median(loads):.2f} s, {min(loads):.2f} to {max(loads):.2f}")
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory) / "data"
-        make_prices(root, SYMBOLS)
-        start: float | None = None
+        make_prices(root, max(arguments.partitions), BARS)
         try:
             for partitions in arguments.partitions:
-                start = compare(partitions, root, Path(directory), start)
-            pages(root, Path(directory))
+                compare(partitions, arguments.repeats, root, Path(directory))
         finally:
             drop_databases()
 

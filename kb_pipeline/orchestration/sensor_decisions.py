@@ -12,6 +12,10 @@ MAX_ATTEMPTS: Final = 3
 """Failed runs over the same work before it is left to a person; new work starts counting again."""
 
 
+MAX_REQUESTS: Final = 100
+"""Runs requested by one tick; Dagster writes each before the next tick can begin."""
+
+
 class Due(NamedTuple):
     """Work of one target (a workspace, a set of files): how much, and a digest naming exactly this work."""
 
@@ -46,6 +50,7 @@ class Plan(NamedTuple):
     in_flight: list[str]
     given_up: list[str]
     settled: list[str]
+    later: list[str]
 
     def __str__(self) -> str:
         launched = ", ".join(f"{it.due.target} ({it.due.amount})" for it in self.launch)
@@ -54,6 +59,7 @@ class Plan(NamedTuple):
             "in flight": ", ".join(self.in_flight),
             "gave up on": ", ".join(self.given_up),
             "left as they are": ", ".join(self.settled),
+            "next time": ", ".join(self.later),
         }
         return "; ".join(f"{name}: {what}" for name, what in parts.items() if what) or "nothing to do"
 
@@ -64,7 +70,7 @@ def runs_to_launch(due: Iterable[Due], in_flight: Collection[str], past: Mapping
     Work that a run went through without an error and that is still there is settled: its rows have
     a reason to be left, and going through them again changes nothing.
     """
-    plan = Plan([], [], [], [])
+    plan = Plan([], [], [], [], [])
     for work in due:
         before = past.get(work.digest, Past())
         if work.target in in_flight:
@@ -73,6 +79,8 @@ def runs_to_launch(due: Iterable[Due], in_flight: Collection[str], past: Mapping
             plan.settled.append(work.target)
         elif before.failed >= MAX_ATTEMPTS:
             plan.given_up.append(work.target)
+        elif len(plan.launch) == MAX_REQUESTS:
+            plan.later.append(work.target)
         else:
             plan.launch.append(Request(work, before.failed + 1))
     return plan

@@ -84,7 +84,7 @@ def test_everything_works_right_after_the_demo_is_loaded(environment: dict[str, 
 
 
 def test_a_partition_is_materialized_by_its_key_once_it_is_registered(environment: dict[str, str]) -> None:
-    assert _run("python -m kb_pipeline.orchestration.sync", environment).returncode == 0
+    assert _run("kb-pipeline partitions sync", environment).returncode == 0
     done = _run("dagster asset materialize --select regime_snapshots --partition 'AAPL|demo'", environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Materialized value regime_snapshots" in done.stdout + done.stderr

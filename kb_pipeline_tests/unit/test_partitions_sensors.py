@@ -44,6 +44,12 @@ def test_new_work_of_the_same_workspace_starts_counting_again() -> None:
     assert [it.attempt for it in plan.launch] == [1]
 
 
+def test_a_tick_requests_at_most_a_hundred_runs_and_names_the_rest() -> None:
+    plan = runs_to_launch([Due(f"w{number}", 1, f"d{number}") for number in range(102)], set(), {})
+    assert (len(plan.launch), plan.later) == (100, ["w100", "w101"])
+    assert str(plan).endswith("next time: w100, w101")
+
+
 def test_what_a_run_went_through_and_left_is_not_requested_for_ever() -> None:
     plan = runs_to_launch([TEN], set(), {"d1": Past(succeeded=1)})
     assert (plan.launch, plan.settled) == ([], ["quant"])
