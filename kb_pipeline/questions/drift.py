@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from kb_pipeline.domain.drift import TrainingWindow, judge_drift
+from kb_pipeline.domain.drift import judge_drift
+from kb_pipeline.domain.drift_null import DriftNull, TrainingWindow
 from kb_pipeline.domain.matching import feature_vector
 from kb_pipeline.domain.regime import RegimeSnapshot
 from kb_pipeline.domain.regime_key import compute_regime_key
@@ -167,7 +168,7 @@ def _evaluate(
     newest_bar = prices.newest_bar
     before = drift_events.evaluations_before(connection, series, newest_bar)
     departed_before = len(list(takewhile(attrgetter("departed"), before)))
-    verdict = judge_drift(prices.newest(), training, departed_before)
+    verdict = judge_drift(prices.newest(), DriftNull.of(training), departed_before)
     found = DriftEvaluation(
         series.strategy_id, strategy, series.symbol, series.timeframe, newest_bar, verdict
     )
