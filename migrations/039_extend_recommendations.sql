@@ -58,6 +58,15 @@ CREATE INDEX IF NOT EXISTS idx_tunes_recommendation
 
 DROP INDEX IF EXISTS idx_tunes_trend_vol_ranking;
 
+-- An array, so that the planner never takes it for the index above, which alone begins with a strategy.
+CREATE INDEX IF NOT EXISTS idx_tunes_comparable_ranking
+    ON backtest_tunes (workspace_id, regime_key,
+                       (ARRAY[coalesce(timeframe, 'unknown'), left(coalesce(objective_type, objective_metric), 50)]),
+                       best_oos_score DESC NULLS LAST, id)
+ WHERE regime_key IS NOT NULL;
+
+DROP INDEX IF EXISTS idx_tunes_regime_ranking;
+
 CREATE INDEX IF NOT EXISTS idx_kb_trials_recommendation
     ON kb_trials (workspace_id, strategy_entity_id, left(coalesce(timeframe, 'unknown'), 32),
                   left(coalesce(objective, 'unknown'), 50), coalesce(regime_key, ''),

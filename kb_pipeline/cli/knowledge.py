@@ -41,7 +41,11 @@ def _subject_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--trend", help="With --vol: uptrend, downtrend, trending, flat or _, with any efficiency.")
 @click.option("--vol", help="With --trend: high_vol, low_vol or _.")
 @click.option(
-    "--limit", type=click.IntRange(1, rules.MAX_COUNTED), default=10, show_default=True, help="Tunes to show."
+    "--limit",
+    type=click.IntRange(1, rules.MAX_COUNTED),
+    default=10,
+    show_default=True,
+    help="Tunes to show of each timeframe and objective.",
 )
 @_as_json
 def best(workspace_id: UUID, as_json: bool, **arguments: Any) -> None:
@@ -57,7 +61,7 @@ def best(workspace_id: UUID, as_json: bool, **arguments: Any) -> None:
 @_workspace
 @_as_json
 def regimes(workspace_id: UUID, as_json: bool) -> None:
-    """Show what the workspace knows of each regime: tunes, scores and the best parameters."""
+    """Show what is known of each regime, by timeframe and objective: tunes, scores, best parameters."""
     from dataclasses import asdict
 
     from kb_pipeline.questions.best import regime_summary, summary_text

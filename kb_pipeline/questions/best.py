@@ -1,7 +1,6 @@
 """What worked in a regime: the best parameters under a regime key, and a summary of every key."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,8 +8,8 @@ from uuid import UUID
 
 from kb_pipeline.domain.matching import regime_keys, regime_parts
 from kb_pipeline.errors import BadArgumentError
-from kb_pipeline.questions.words import params_of, printable, table
-from kb_pipeline.storage import questions
+from kb_pipeline.questions.words import params_of, table
+from kb_pipeline.storage import questions, recommend_events
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline.storage.session import require_workspace
 
@@ -32,10 +31,9 @@ class BestTune:
 
 @dataclass(frozen=True, slots=True)
 class BestAnswer:
-    """The best tunes of a regime, best first."""
+    """The best tunes of a regime by timeframe and objective, of each of these the best first."""
 
     tunes: list[BestTune]
-    warnings: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything for machines."""
@@ -47,14 +45,14 @@ class BestAnswer:
             return "No attributed tune with a score. kb-pipeline regimes shows what a workspace has."
         rows = [
             (
-                f"{it.score:.3f}",
-                *(it.strategy or "?", it.timeframe, it.objective, it.regime_key, it.tune_id),
+                *(it.timeframe, it.objective, f"{it.score:.3f}"),
+                *(it.strategy or "?", it.regime_key, it.tune_id),
                 json.dumps(it.params),
             )
             for it in self.tunes
         ]
-        header = ("score", "strategy", "timeframe", "objective", "regime", "tune", "parameters")
-        return "\n".join([table(header, rows), *(f"Note: {printable(it)}" for it in self.warnings)])
+        header = ("timeframe", "objective", "score", "strategy", "regime", "tune", "parameters")
+        return table(header, rows)
 
 
 def best_parameters(
@@ -68,21 +66,25 @@ def best_parameters(
 ) -> BestAnswer:
     """Return the best tunes of a workspace under a regime key, or under a trend and a volatility.
 
-    By score, ties by tune id. Scores of all strategies, timeframes and objectives stand in one list;
-    a warning says so where there is more than one kind.
+    By score, ties by tune id, and no more than `limit` of each timeframe and objective: scores of
+    different ones are not ranked against each other, so these come one after the other.
 
     Raises:
         BadArgumentError: Neither a key nor both tags were given, one is unknown, or there is no such
             workspace.
     """
-    if (regime_key is None) == (trend is None or vol is None) or (trend is None) != (vol is None):
+    has_tags = trend is not None and vol is not None
+    if (regime_key is None) != has_tags or (trend is None) != (vol is None):
         raise BadArgumentError("Give either --regime-key, or --trend and --vol.")
     if regime_key is not None:
         regime_parts(regime_key)
-    keys = regime_keys(trend=trend, vol=vol) if trend and vol else [str(regime_key)]
+    keys = [regime_key] if regime_key is not None else regime_keys(trend=str(trend), vol=str(vol))
     require_workspace(connection, workspace_id)
-    found = _by_score(questions.best_of_keys(connection, workspace_id, keys, limit))[:limit]
-    return BestAnswer(found, _warnings(found))
+    groups = recommend_events.score_groups(connection, workspace_id)
+    kinds = sorted({(group.timeframe, group.objective) for group in groups})
+    found = _by_score(questions.best_of_keys(connection, workspace_id, keys, kinds, limit))
+    ranked = [[it for it in found if (it.timeframe, it.objective) == kind][:limit] for kind in kinds]
+    return BestAnswer([it for of_kind in ranked for it in of_kind])
 
 
 def _by_score(rows: Sequence[Sequence[Any]]) -> list[BestTune]:
@@ -93,21 +95,15 @@ def _by_score(rows: Sequence[Sequence[Any]]) -> list[BestTune]:
     return sorted(tunes, key=lambda it: (-it.score, it.tune_id))
 
 
-def _warnings(tunes: Sequence[BestTune]) -> list[str]:
-    kinds = Counter((it.timeframe, it.objective) for it in tunes)
-    if len(kinds) < 2:
-        return []
-    named = ", ".join(
-        f"{count} of {timeframe} {objective}" for (timeframe, objective), count in kinds.items()
-    )
-    return [f"scores of different timeframes or objectives do not compare; these are {named}"]
-
-
 @dataclass(frozen=True, slots=True)
 class RegimeSummary:
-    """What a workspace knows of one regime key. Scores are out of sample; None where no tune has one."""
+    """What a workspace knows of one regime key by tunes of one timeframe and objective, because only their
+    scores compare. Scores are out of sample; None where no tune has one.
+    """
 
     regime_key: str
+    timeframe: str
+    objective: str
     trend: str
     vol: str
     efficiency: str
@@ -118,20 +114,23 @@ class RegimeSummary:
 
 
 def regime_summary(connection: Connection, workspace_id: UUID) -> list[RegimeSummary]:
-    """Return a summary of every regime key of a workspace, most tunes first.
+    """Return a summary of every regime key, timeframe and objective of a workspace, most tunes first.
 
     Raises:
         BadArgumentError: There is no such workspace.
     """
     require_workspace(connection, workspace_id)
     counted = questions.regime_counts(connection, workspace_id)
-    keys = [row[0] for row in counted]
-    best = {it.regime_key: it for it in _by_score(questions.best_of_keys(connection, workspace_id, keys, 1))}
+    keys, kinds = sorted({row[0] for row in counted}), sorted({row[1:3] for row in counted})
+    found = _by_score(questions.best_of_keys(connection, workspace_id, keys, kinds, 1))
+    best = {(it.regime_key, it.timeframe, it.objective): it for it in found}
     summaries = [
-        RegimeSummary(key, *_dimensions(key), tunes, scored, mean, best.get(key))
-        for key, tunes, scored, mean in counted
+        RegimeSummary(
+            *(key, bars, objective), *_dimensions(key), tunes, scored, mean, best.get((key, bars, objective))
+        )
+        for key, bars, objective, tunes, scored, mean in counted
     ]
-    return sorted(summaries, key=lambda it: (-it.tunes, it.regime_key))
+    return sorted(summaries, key=lambda it: (-it.tunes, it.regime_key, it.timeframe, it.objective))
 
 
 def _dimensions(regime_key: str) -> tuple[str, str, str]:
@@ -147,14 +146,25 @@ def summary_text(summaries: Sequence[RegimeSummary]) -> str:
         return "No tune of this workspace has a regime yet. Run: kb-pipeline backfill-attribution"
     rows = [
         (
-            it.regime_key,
+            *(it.regime_key, it.timeframe, it.objective),
             *(str(it.tunes), str(it.scored_tunes)),
             "-" if it.mean_score is None else f"{it.mean_score:.3f}",
             *(("-",) * 3 if it.best is None else _best_cells(it.best)),
         )
         for it in summaries
     ]
-    return table(("regime", "tunes", "scored", "mean score", "best", "of strategy", "with"), rows)
+    header = (
+        "regime",
+        "timeframe",
+        "objective",
+        "tunes",
+        "scored",
+        "mean score",
+        "best",
+        "of strategy",
+        "with",
+    )
+    return table(header, rows)
 
 
 def _best_cells(best: BestTune) -> tuple[str, str, str]:

@@ -1,22 +1,26 @@
 -- best_of_keys --
--- The best scored tunes under each of some regime keys, each key's in order. NaN and infinities are no
--- scores; the bounds stand in the index.
+-- The best scored tunes of each of some timeframes and objectives under each of some regime keys, each
+-- of these in order. NaN and infinities are no scores; the bounds stand in the index.
 SELECT found.id::text,
        entity.name,
-       found.regime_key,
-       coalesce(found.timeframe, 'unknown'),
-       left(coalesce(found.objective_type, found.objective_metric), 50),
+       asked.regime_key,
+       kind.timeframe,
+       kind.objective,
        found.best_oos_score,
        found.best_oos_params::text,
        found.best_oos_run_id::text,
        found.strategy_entity_id::text
-  FROM unnest(%(regime_keys)s::text[]) AS asked (regime_key)
+  FROM unnest(%(timeframes)s::text[], %(objectives)s::text[]) AS kind (timeframe, objective)
+ CROSS JOIN unnest(%(regime_keys)s::text[]) AS asked (regime_key)
  CROSS JOIN LATERAL (
-       SELECT tune.id, tune.regime_key, tune.timeframe, tune.objective_type, tune.objective_metric,
-              tune.best_oos_score, tune.best_oos_params, tune.best_oos_run_id, tune.strategy_entity_id
+       SELECT tune.id, tune.best_oos_score, tune.best_oos_params, tune.best_oos_run_id,
+              tune.strategy_entity_id
          FROM backtest_tunes AS tune
         WHERE tune.workspace_id = %(workspace_id)s
           AND tune.regime_key = asked.regime_key
+          AND ARRAY[coalesce(tune.timeframe, 'unknown'),
+                    left(coalesce(tune.objective_type, tune.objective_metric), 50)]
+              = ARRAY[kind.timeframe, kind.objective]
           AND tune.best_oos_score > '-Infinity'
           AND tune.best_oos_score < 'Infinity'
         ORDER BY tune.best_oos_score DESC NULLS LAST, tune.id
@@ -32,19 +36,24 @@ SELECT set_config('enable_seqscan', 'off', true),
        set_config('enable_sort', 'off', true)
 
 -- regime_counts --
--- Of each regime key of a workspace its attributed tunes, the scored ones and their mean score, from the
--- ranking index alone: it holds all that is asked, in this order.
+-- Of each regime key, timeframe and objective of a workspace its attributed tunes, the scored ones and
+-- their mean score, read in the order of the ranking index.
 SELECT ranked.regime_key,
+       ranked.kind[1],
+       ranked.kind[2],
        count(*),
        count(*) FILTER (WHERE ranked.best_oos_score > '-Infinity' AND ranked.best_oos_score < 'Infinity'),
        avg(ranked.best_oos_score)
            FILTER (WHERE ranked.best_oos_score > '-Infinity' AND ranked.best_oos_score < 'Infinity')
-  FROM (SELECT tune.regime_key, tune.best_oos_score
+  FROM (SELECT tune.regime_key,
+               ARRAY[coalesce(tune.timeframe, 'unknown'),
+                     left(coalesce(tune.objective_type, tune.objective_metric), 50)] AS kind,
+               tune.best_oos_score
           FROM backtest_tunes AS tune
          WHERE tune.workspace_id = %(workspace_id)s
            AND tune.regime_key IS NOT NULL
-         ORDER BY tune.regime_key, tune.best_oos_score DESC NULLS LAST) AS ranked
- GROUP BY ranked.regime_key
+         ORDER BY 1, 2) AS ranked
+ GROUP BY ranked.regime_key, ranked.kind
 
 -- strategies --
 -- The strategies of a workspace by name.

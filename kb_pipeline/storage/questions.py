@@ -9,16 +9,30 @@ from kb_pipeline.storage.backtest_runs import Rows
 from kb_pipeline.storage.postgres import Connection
 
 
-def best_of_keys(connection: Connection, workspace_id: UUID, regime_keys: Sequence[str], rows: int) -> Rows:
-    """Return the best scored tunes under each key, each key's in order: id, strategy's name, key,
-    timeframe, objective, score, params (JSON text), best run, strategy's id.
+def best_of_keys(
+    connection: Connection,
+    workspace_id: UUID,
+    regime_keys: Sequence[str],
+    kinds: Sequence[tuple[str, str]],
+    rows: int,
+) -> Rows:
+    """Return the best scored tunes of each kind of score (timeframe, objective) under each key, in order:
+    id, strategy's name, key, timeframe, objective, score, params (JSON text), best run, strategy's id.
     """
-    parameters = {"workspace_id": workspace_id, "regime_keys": list(regime_keys), "rows": rows}
+    parameters = {
+        "workspace_id": workspace_id,
+        "regime_keys": list(regime_keys),
+        "timeframes": [timeframe for timeframe, _ in kinds],
+        "objectives": [objective for _, objective in kinds],
+        "rows": rows,
+    }
     return connection.execute(statement("questions.best_of_keys"), parameters).fetchall()
 
 
 def regime_counts(connection: Connection, workspace_id: UUID) -> Rows:
-    """Return each regime key of a workspace with its tunes, the scored ones and their mean score."""
+    """Return each regime key, timeframe and objective of a workspace with its tunes, the scored ones and
+    their mean score.
+    """
     with connection.transaction():
         connection.execute(statement("session.allow_long_read"))
         connection.execute(statement("questions.prefer_index_order"))

@@ -102,7 +102,7 @@ def test_every_question_answers_in_text_and_in_json(connection: Connection, know
     assert [it["score"] for it in best["tunes"]] == [2, 1]
     by_tags = run_here("best", *here, "--trend", "uptrend", "--vol", "high_vol", "--limit", 1)
     assert '{"exit": "stop", "fast": 5' in by_tags.stdout.splitlines()[1]
-    assert [row.split()[1] for row in run_here("regimes", *here).stdout.splitlines()] == ["tunes", "2", "1"]
+    assert [row.split()[3] for row in run_here("regimes", *here).stdout.splitlines()] == ["tunes", "2", "1"]
     asked = ("recommend", *here, "--strategy", "trend_following", "--regime-key", KEY, "--min-samples", 3)
     answer = _answer(*asked)
     assert (answer["tier_used"], answer["confidence"], answer["sufficient"]) == ("exact", 1.0, True)

@@ -34,7 +34,7 @@ def test_the_best_of_a_key_come_by_score_and_ties_by_id(connection: Connection, 
     assert [it.tune_id for it in answer.tunes] == [*tied, low]
     last = answer.tunes[-1]
     assert (last.strategy, last.timeframe, last.objective, last.score) == ("reversal", "1d", "sharpe", 1)
-    assert (last.params, last.regime_key, answer.warnings) == ({"n": 1}, KEY, [])
+    assert (last.params, last.regime_key) == ({"n": 1}, KEY)
     assert len(best_parameters(connection, workspace.id, regime_key=KEY, limit=2).tunes) == 2
 
 
@@ -52,12 +52,26 @@ def test_a_trend_and_a_volatility_take_any_efficiency(connection: Connection, wo
     assert [it.tune_id for it in answer.tunes] == [nameless]
 
 
-def test_scores_that_do_not_compare_are_pointed_out(connection: Connection, workspace: Workspace) -> None:
-    won(connection, workspace, ASKED, 1)
-    won(connection, workspace, ASKED, 2, timeframe="1h")
+def test_scores_of_other_timeframes_or_objectives_are_not_ranked_against_each_other(
+    connection: Connection, workspace: Workspace
+) -> None:
+    day = [won(connection, workspace, ASKED, score) for score in (3, 2, 1)]
+    hour = [won(connection, workspace, ASKED, score, timeframe="1h") for score in (9, 8, 7)]
+    calmar = won(connection, workspace, ASKED, 5, objective_type="calmar")
     learn(connection, workspace)
-    (warning,) = best_parameters(connection, workspace.id, regime_key=KEY).warnings
-    assert "1 of 1h sharpe, 1 of 1d sharpe" in warning
+    answer = best_parameters(connection, workspace.id, regime_key=KEY, limit=2)
+    assert [it.tune_id for it in answer.tunes] == [calmar, *day[:2], *hour[:2]]
+    summaries = regime_summary(connection, workspace.id)
+    assert [(it.regime_key, it.timeframe, it.objective) for it in summaries] == [
+        (KEY, "1d", "sharpe"),
+        (KEY, "1h", "sharpe"),
+        (KEY, "1d", "calmar"),
+    ]
+    assert [(it.tunes, it.mean_score, it.best and it.best.tune_id) for it in summaries] == [
+        (3, 2.0, day[0]),
+        (3, 8.0, hour[0]),
+        (1, 5.0, calmar),
+    ]
 
 
 ARGUMENTS: tuple[Mapping[str, Any], ...] = (
@@ -67,6 +81,8 @@ ARGUMENTS: tuple[Mapping[str, Any], ...] = (
     {"regime_key": KEY, "trend": "uptrend"},
     {"regime_key": KEY, "trend": "uptrend", "vol": "high_vol"},
     {"trend": "high_vol", "vol": "uptrend"},
+    {"trend": "", "vol": ""},
+    {"regime_key": ""},
     {"regime_key": "uptrend"},
 )
 
@@ -176,10 +192,11 @@ def test_the_best_ten_of_a_key_cost_ten_rows_of_an_index_and_no_sort(
     connection: Connection, many: Workspace
 ) -> None:
     # of the six keys of a trend and a volatility the three of one layout have rows
+    kinds = {"timeframes": ["1d", "1h"], "objectives": ["sharpe", "sharpe"]}
     for asked, rows in (([KEY], 10), (regime_keys(trend="uptrend", vol="high_vol"), 30)):
-        parameters = {"workspace_id": many.id, "regime_keys": asked, "rows": 10}
+        parameters = {"workspace_id": many.id, "regime_keys": asked, **kinds, "rows": 10}
         plan = _plan(connection, "questions.best_of_keys", parameters)
-        assert _indexes(plan) - {"kb_entities_pkey"} == {"idx_tunes_regime_ranking"}
+        assert _indexes(plan) - {"kb_entities_pkey"} == {"idx_tunes_comparable_ranking"}
         assert "Sort" not in _kinds(plan)
         assert _rows_read(plan) == rows
 
@@ -189,9 +206,9 @@ def test_the_summary_reads_an_index_in_order(connection: Connection, many: Works
         for name in ("session.allow_long_read", "questions.prefer_index_order"):
             connection.execute(statement(name))
         plan = _plan(connection, "questions.regime_counts", {"workspace_id": many.id})
-    assert _indexes(plan) == {"idx_tunes_regime_ranking"}
-    assert "Index Only Scan" in _kinds(plan)
+    assert _indexes(plan) == {"idx_tunes_comparable_ranking"}
     assert "Sort" not in _kinds(plan)
+    assert _rows_read(plan) == TUNES
 
 
 def test_a_tier_probes_its_indexes_once_a_key_and_reads_no_more_than_it_may_give(
