@@ -59,18 +59,23 @@ class Near(NamedTuple):
 
 
 def pack_changes(connection: Connection, workspace_id: UUID) -> Scales:
-    """Pack the features of what changed since the last question; cost follows what is new."""
+    """Pack the features of what changed since the last question; cost follows what is new.
+
+    What changes meanwhile is left for the next one, so that no answer runs after a backfill.
+    """
     scales, waiting = regime_vectors.state(connection, workspace_id)
     try:
-        while waiting and _pack_piece(connection, workspace_id):
+        for left in reversed(range(math.ceil(waiting / _PIECE))):
+            if not _pack_piece(connection, workspace_id, is_last=left == 0):
+                break
             scales, waiting = regime_vectors.state(connection, workspace_id)
     except _NOT_ALLOWED:
         pass
     return Scales(scales, waiting)
 
 
-def _pack_piece(connection: Connection, workspace_id: UUID) -> bool:
-    """Pack a piece of the changes in one transaction, scales included after the last; say whether it did."""
+def _pack_piece(connection: Connection, workspace_id: UUID, *, is_last: bool) -> bool:
+    """Pack a piece of the changes in one transaction, scales included in the last; say whether it did."""
     with connection.transaction():
         if not regime_vectors.try_lock(connection, workspace_id):
             return False
@@ -83,7 +88,7 @@ def _pack_piece(connection: Connection, workspace_id: UUID) -> bool:
         for group, records in regime_vectors.read_features(connection, workspace_id, sent):
             _add(kept, known, group, records)
         regime_vectors.replace_buckets(connection, workspace_id, kept)
-        if not regime_vectors.state(connection, workspace_id)[1]:
+        if is_last:
             features = regime_vectors.all_features(connection, workspace_id)
             regime_vectors.keep_scales(connection, workspace_id, robust_scales(features), features.shape[1])
     return True

@@ -71,6 +71,30 @@ def test_only_what_changed_is_packed_again(connection: Connection, workspace: Wo
     assert {bucket for bucket, _ in changed} == {int(new[-2:], 16)}
 
 
+def test_what_is_attributed_while_packing_waits_for_the_next_question(
+    connection: Connection, workspace: Workspace
+) -> None:
+    won(connection, workspace, FLAT, 1)
+    learn(connection, workspace)
+    connection.execute(
+        """CREATE FUNCTION attribute_meanwhile() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               IF OLD.id < 20 THEN
+                   INSERT INTO kb_regime_changes (workspace_id, source_type, ids)
+                   VALUES (OLD.workspace_id, OLD.source_type, OLD.ids);
+               END IF;
+               RETURN NULL;
+           END $$"""
+    )
+    connection.execute(
+        """CREATE TRIGGER meanwhile AFTER DELETE ON kb_regime_changes
+               FOR EACH ROW EXECUTE FUNCTION attribute_meanwhile()"""
+    )
+    scales = vectors.pack_changes(connection, workspace.id)
+    assert scales.waiting == 1, "an answer does not run after a backfill that never ends"
+    assert scales.values is not None
+    assert "1 tunes or runs" in scales.warnings[0]
+
+
 def test_what_is_new_goes_behind_what_its_bucket_holds(connection: Connection, workspace: Workspace) -> None:
     ids = [f"{place}0000000-0000-4000-8000-0000000000aa" for place in range(3)]
     for rsi, tune_id in enumerate(ids):
