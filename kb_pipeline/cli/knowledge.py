@@ -112,6 +112,8 @@ def recommend(as_json: bool, form: Literal["text", "json", "optuna"], **argument
         click.echo(json.dumps(trials, indent=2))
         for note in (*answer.warnings, *notes):
             click.echo(f"Warning: {note}", err=True)
+        for suggestion in answer.suggestions:
+            click.echo(f"Try: {suggestion}", err=True)
     else:
         click.echo(json.dumps(answer.to_dict(), indent=2) if as_json or form == "json" else answer.to_text())
 

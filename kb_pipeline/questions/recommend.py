@@ -85,7 +85,7 @@ def _recommend(connection: Connection, request: RecommendRequest) -> Recommendat
         min_samples=request.min_samples,
         counts={tier: len(sources) for tier, sources in found.items()},
         candidates=walk.candidates(found, request.k),
-        warnings=[*choice.warnings, *walk.warnings],
+        warnings=[*subject.warnings, *choice.warnings, *walk.warnings],
     )
     answer.warnings.extend(_thin(answer))
     if not answer.is_sufficient:

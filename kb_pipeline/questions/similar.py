@@ -68,8 +68,10 @@ class SimilarAnswer:
     def to_text(self) -> str:
         """Return everything for people."""
         lines = [f"Nearest to {self.asked}, {self.regime_key}"]
+        warnings = [f"Warning: {printable(it)}" for it in self.warnings]
         if not self.neighbours:
-            return "\n".join([*lines, "Nothing to compare with: no tune is attributed and no run ingested."])
+            nothing = "no attributed tune or ingested run that shares four features with it."
+            return "\n".join([*lines, f"Nothing to compare with: {nothing}", *warnings])
         rows = [
             (
                 *(f"{it.distance:.2f}", _score_text(it.score), it.source_type, it.id),
@@ -88,7 +90,7 @@ class SimilarAnswer:
             for it in self.worked
         ]
         lines += [table(("score", "strategy", "timeframe", "objective", "id", "parameters"), worked)]
-        return "\n".join([*lines, *(f"Warning: {printable(it)}" for it in self.warnings)])
+        return "\n".join([*lines, *warnings])
 
 
 def similar(
@@ -114,14 +116,15 @@ def similar(
     if rebuild:
         regime_vectors.start_over(connection, workspace_id)
     scales = vectors.pack_changes(connection, workspace_id)
+    warnings = [*subject.warnings, *scales.warnings]
     if subject.features is None or scales.values is None:
-        return SimilarAnswer(subject.label, subject.regime_key, [], scales.warnings)
+        return SimilarAnswer(subject.label, subject.regime_key, [], warnings)
     sources = vectors.nearest_sources(
         connection, workspace_id, subject.features, scales.values, k + len(subject.itself), scored=False
     )
     others = [it for it in sources if it.id not in subject.itself][:k]
     apart = vectors.apart_from(connection, workspace_id, subject.features, scales.values, others)
-    return SimilarAnswer(subject.label, subject.regime_key, _neighbours(others, apart), scales.warnings)
+    return SimilarAnswer(subject.label, subject.regime_key, _neighbours(others, apart), warnings)
 
 
 def _neighbours(sources: Sequence[Source], apart: dict[str, Apart]) -> list[Neighbour]:

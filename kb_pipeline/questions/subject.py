@@ -2,16 +2,19 @@
 
 import json
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Final
 from uuid import UUID
+
+import numpy as np
 
 from kb_pipeline.domain.matching import Floats, feature_vector, regime_parts
 from kb_pipeline.domain.regime import RegimeSnapshot, compute_regime_snapshot
 from kb_pipeline.domain.regime_key import compute_regime_key
 from kb_pipeline.errors import BadArgumentError, KbPipelineError
 from kb_pipeline.questions.words import printable
-from kb_pipeline.rules import TIMEFRAMES_SECONDS
+from kb_pipeline.rules import DISTANCE_FEATURES, TIMEFRAMES_SECONDS
 from kb_pipeline.storage import questions
 from kb_pipeline.storage.ohlcv_files import read_ohlcv_file
 from kb_pipeline.storage.postgres import Connection
@@ -34,6 +37,17 @@ class Subject:
     features: Floats | None = None
     timeframe: str | None = None
     itself: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is not known of the regime, whose key has no tag then, as if the market had none."""
+        if self.features is None or not np.isnan(self.features).any():
+            return []
+        unknown = compress(DISTANCE_FEATURES, np.isnan(self.features))
+        return [
+            f"Could not be computed of {self.label}: {', '.join(unknown)}. "
+            "A tag that needs one of them is missing from the regime asked about."
+        ]
 
 
 def subject_of(
@@ -64,7 +78,7 @@ def subject_of(
     if snapshot is not None:
         return _of_snapshot("the snapshot given", snapshot, snapshot.timeframe)
     regime_parts(str(regime_key))
-    return Subject(f"regime {regime_key}", str(regime_key))
+    return Subject("the key given", str(regime_key))
 
 
 def _of_run(connection: Connection, workspace_id: UUID, run_id: UUID) -> Subject:

@@ -190,6 +190,15 @@ def test_optuna_tries_what_was_recommended_first(knowing: Workspace) -> None:
     assert [trial.params for trial in study.trials] == enqueued, "Optuna fell back on a draw of its own"
 
 
+def test_where_optuna_gets_nothing_it_is_said_what_would_give_more(knowing: Workspace) -> None:
+    done = run_here(
+        *("recommend", "--workspace-id", knowing.id, "--strategy", "trend_following", "--regime-key", KEY),
+        *("--timeframe", "4h", "--format", "optuna"),
+    )
+    assert (done.returncode, json.loads(done.stdout)) == (0, [])
+    assert "Try: --timeframe 1d would give" in done.stderr
+
+
 def test_equal_sets_are_enqueued_once_and_what_is_no_number_never() -> None:
     def candidate(params: Any) -> Candidate:
         named = {"tier": "exact", "source_type": "tune", "id": ANY_ID, "run_id": None, "regime_key": KEY}

@@ -1,5 +1,6 @@
 """Recommendations on a real Postgres: which tiers are walked, what each gives, and what is said of it."""
 
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,9 +10,10 @@ from kb_pipeline.domain.regime import RegimeSnapshot
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.questions.recommend import RecommendRequest, recommend
 from kb_pipeline.questions.recommendation import Recommendation
+from kb_pipeline.questions.similar import similar
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline_tests.attributed import kept, learn, regime_key, snapshot, won
-from kb_pipeline_tests.builders import add_strategy, add_workspace
+from kb_pipeline_tests.builders import add_strategy, add_workspace, write_daily_bars
 from kb_pipeline_tests.conftest import Workspace
 
 ASKED = "uptrend high_vol efficient"
@@ -319,3 +321,30 @@ def test_a_call_that_may_not_write_is_answered_and_says_so(
     with connection.transaction():
         assert _ids(_ask(connection, workspace, min_samples=1)) == [tune]
         assert connection.execute("SELECT 1").fetchone() == (1,), "the caller's transaction is not spoilt"
+
+
+def test_what_could_not_be_computed_of_the_regime_asked_about_is_said(
+    connection: Connection, workspace: Workspace, tmp_path: Path
+) -> None:
+    won(connection, workspace, "_ high_vol efficient", 1)
+    learn(connection, workspace)
+    bars = write_daily_bars(tmp_path / "BTC_1d.csv", bars=7)
+    request = RecommendRequest(workspace_id=workspace.id, strategy="trend_following", ohlcv_file=bars)
+    warning = (
+        "Could not be computed of the last 7 bars of BTC_1d.csv: std_pct, bb_width_pct, trend_strength, "
+        "trend_dir, zscore. A tag that needs one of them is missing from the regime asked about."
+    )
+    assert warning in recommend(connection, request).warnings
+    answer = similar(connection, workspace.id, ohlcv_file=bars)
+    assert answer.warnings == [warning]
+    assert answer.neighbours == []
+    assert answer.to_text().splitlines()[1:] == [
+        "Nothing to compare with: no attributed tune or ingested run that shares four features with it.",
+        f"Warning: {warning}",
+    ]
+
+
+def test_the_key_asked_about_is_named_once(connection: Connection, workspace: Workspace) -> None:
+    text = _ask(connection, workspace).to_text()
+    assert text.splitlines()[0] == f"trend_following in {KEY} (the key given), unknown bars, objective sharpe"
+    assert text.count(KEY) == 1
