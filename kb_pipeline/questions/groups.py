@@ -35,8 +35,10 @@ def choose_group(
     groups = recommend_events.score_groups(connection, workspace_id, strategy_id)
     fitting = [it for it in groups if timeframe in (None, it.timeframe) and objective in (None, it.objective)]
     if not fitting:
-        asked = ScoreGroup(strategy_id, timeframe or _UNKNOWN, objective or _DEFAULT_OBJECTIVE)
-        return Choice(asked, [])
+        # What was left open is as elsewhere in the strategy, so that one relaxation leads there.
+        elsewhere = sorted(groups, key=lambda it: it.objective != _DEFAULT_OBJECTIVE)
+        near = next(iter(elsewhere), ScoreGroup(strategy_id, _UNKNOWN, _DEFAULT_OBJECTIVE))
+        return Choice(near._replace(**_given(timeframe, objective)), [])
     if len(fitting) == 1:
         return Choice(fitting[0], [])
     counts = recommend_events.count_candidates(connection, workspace_id, fitting, MAX_COUNTED)
@@ -50,6 +52,11 @@ def choose_group(
         f"{_kind(first)}, which has most candidates. --timeframe and --objective ask for others: {named}."
     )
     return Choice(first, [warning])
+
+
+def _given(timeframe: str | None, objective: str | None) -> dict[str, str]:
+    named = {"timeframe": timeframe, "objective": objective}
+    return {name: value for name, value in named.items() if value}
 
 
 def _kind(group: ScoreGroup) -> str:

@@ -179,10 +179,18 @@ def _nearest(
         limit = best[count - 1].distance if len(best) >= count else np.inf
         if len(apart) > count:
             limit = min(limit, float(np.partition(apart, count - 1)[count - 1]))
-        rows = np.flatnonzero((apart <= limit) & np.isfinite(apart)).tolist()
+        near = np.flatnonzero((apart <= limit) & np.isfinite(apart))
+        # tunes of one window share their snapshot, so a bucket may hold thousands as near as each other
+        rows = near[_in_order(bucket.ids[near], apart[near])[:count]].tolist()
         best += [Near(source_type, str(UUID(bytes=bucket.ids[row].tobytes())), apart[row]) for row in rows]
         best = sorted(best, key=lambda it: (it.distance, it.id))[:count]
     return best
+
+
+def _in_order(ids: npt.NDArray[np.void], apart: Floats) -> npt.NDArray[np.intp]:
+    """Return the places of rows by distance, ties by id."""
+    halves = ids.view(">u8").reshape(-1, 2)
+    return np.lexsort((halves[:, 1], halves[:, 0], apart))
 
 
 def _note_gone(connection: Connection, workspace_id: UUID, gone: Sequence[Near]) -> None:

@@ -1,16 +1,25 @@
 """How answers are put into text: tables, parameters, and words of others made harmless."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
 
 def params_of(text: str | None) -> Any:
-    """Return stored parameters, None where there are none or where they cannot be read."""
+    """Return stored parameters, None where there are none or where they cannot be read.
+
+    A number beyond a float's range stays the text it is stored as, for infinity is no JSON.
+    """
     try:
-        return None if text is None else json.loads(text)
+        return None if text is None else json.loads(text, parse_float=_float_or_text)
     except (ValueError, RecursionError):  # a number of too many digits, or nesting without end
         return None
+
+
+def _float_or_text(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """Recommendations on a real Postgres: which tiers are walked, what each gives, and what is said of it."""
 
+import json
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -348,3 +349,23 @@ def test_the_key_asked_about_is_named_once(connection: Connection, workspace: Wo
     text = _ask(connection, workspace).to_text()
     assert text.splitlines()[0] == f"trend_following in {KEY} (the key given), unknown bars, objective sharpe"
     assert text.count(KEY) == 1
+
+
+@pytest.mark.parametrize("asked", [{"timeframe": "4h"}, {"objective": "sharpe"}])
+def test_what_was_left_open_does_not_hide_what_a_single_relaxation_gives(
+    connection: Connection, workspace: Workspace, asked: dict[str, str]
+) -> None:
+    won(connection, workspace, ASKED, 1, objective_type="calmar")
+    learn(connection, workspace)
+    ((option, count),) = _ask(connection, workspace, **asked).suggestions
+    assert (option, count) == ("--timeframe 1d" if "timeframe" in asked else "--objective calmar", 1)
+
+
+def test_parameters_beyond_a_float_are_still_json(connection: Connection, workspace: Workspace) -> None:
+    won(connection, workspace, ASKED, 1, params={"fast": 5})
+    learn(connection, workspace)
+    huge = "9" * 400 + ".5"
+    connection.execute(f"""UPDATE backtest_tunes SET best_oos_params = '{{"huge": {huge}, "odd": 1.5}}'""")
+    answer = _ask(connection, workspace)
+    json.dumps(answer.to_dict(), allow_nan=False)
+    assert answer.candidates[0].params == {"huge": huge, "odd": 1.5}, "as they are stored"

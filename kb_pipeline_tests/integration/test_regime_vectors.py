@@ -13,6 +13,7 @@ from kb_pipeline.rules import DISTANCE_FEATURES
 from kb_pipeline.storage import recommend_events, regime_vectors
 from kb_pipeline.storage.paths import migrations_directory
 from kb_pipeline.storage.postgres import Connection, connect
+from kb_pipeline.storage.regime_vectors import ID_BYTES
 from kb_pipeline_tests.attributed import FEATURES, kept, learn, snapshot, won
 from kb_pipeline_tests.builders import add_run, add_workspace, column
 from kb_pipeline_tests.conftest import Workspace
@@ -282,3 +283,15 @@ def test_texts_of_any_length_stop_neither_attribution_nor_ingestion(
     assert {group.timeframe for group in recommend_events.score_groups(connection, workspace.id)} == {
         endless[:32]
     }
+
+
+def test_of_thousands_as_near_as_each_other_the_lowest_ids_come_first() -> None:
+    ids = (
+        np.random.default_rng(1)
+        .integers(0, 256, (3_000, ID_BYTES), dtype=np.uint8)
+        .view(f"V{ID_BYTES}")[:, 0]
+    )
+    apart = np.where(np.arange(3_000) == 2_000, 0.5, 1.0)
+    order = vectors._in_order(ids, apart).tolist()
+    as_texts = [str(UUID(bytes=one)) for one in ids.tolist()]
+    assert order == sorted(range(3_000), key=lambda row: (apart[row], as_texts[row]))
