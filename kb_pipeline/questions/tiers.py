@@ -9,7 +9,7 @@ from kb_pipeline.questions.recommendation import Candidate
 from kb_pipeline.questions.subject import Subject
 from kb_pipeline.questions.vectors import Apart, Scales
 from kb_pipeline.questions.words import params_of
-from kb_pipeline.rules import TIERS
+from kb_pipeline.rules import RECOMMENDED_CANDIDATES, TIERS
 from kb_pipeline.storage import recommend_events
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline.storage.recommend_events import ScoreGroup, Source
@@ -40,7 +40,7 @@ class Walk:
         for tier, (_, cap) in TIERS.items():
             if len(seen) >= min_samples:
                 break
-            most = cap or max(k, min_samples)
+            most = cap or max(k, min_samples, RECOMMENDED_CANDIDATES)  # a small k hides no evidence
             # enough of them to take away what is known already
             sources = self._tier(tier, most + len(seen) + len(itself))
             left_out |= itself & {it.id for it in sources}

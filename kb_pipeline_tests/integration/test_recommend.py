@@ -369,3 +369,13 @@ def test_parameters_beyond_a_float_are_still_json(connection: Connection, worksp
     answer = _ask(connection, workspace)
     json.dumps(answer.to_dict(), allow_nan=False)
     assert answer.candidates[0].params == {"huge": huge, "odd": 1.5}, "as they are stored"
+
+
+def test_a_tier_counts_what_it_found_before_the_cut_to_k(
+    connection: Connection, workspace: Workspace
+) -> None:
+    tunes = [won(connection, workspace, ASKED, score) for score in range(9)]
+    learn(connection, workspace)
+    answer = _ask(connection, workspace, k=2)
+    assert _ids(answer) == [tunes[8], tunes[7]]
+    assert (answer.counts, answer.candidates[0].n) == ({"exact": 9}, 9)
