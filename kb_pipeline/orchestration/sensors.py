@@ -16,6 +16,7 @@ from kb_pipeline.orchestration.assets import (
     PricesParam,
     tune_regime_attribution,
 )
+from kb_pipeline.orchestration.drift import check_regime_drift
 from kb_pipeline.orchestration.jobs import JOBS, normalise_prices
 from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES, partition_changes
 from kb_pipeline.orchestration.resources import Database, Prices
@@ -230,7 +231,7 @@ def _is_ours(run: dg.DagsterRun) -> bool:
     """Return whether a run is of this project: another code location's need no session in its database."""
     assets = {*(run.asset_selection or ()), *(it.asset_key for it in run.asset_check_selection or ())}
     of_assets = bool(assets) and assets <= {it.key for it in ASSETS}
-    return of_assets or run.job_name in {job.name for job in JOBS}
+    return of_assets or run.job_name in {job.name for job in (*JOBS, check_regime_drift)}
 
 
 @dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING)

@@ -155,7 +155,7 @@ def test_a_run_whose_process_is_gone_is_ended_and_a_living_or_foreign_one_is_not
     started = dg.DagsterRunStatus.STARTED
     ours, foreign = (
         instance.create_run_for_job(dg.job(name=name)(lambda: None), status=started)
-        for name in ("backfill_candidacy", "a_job_of_somebody_else")
+        for name in ("check_regime_drift", "a_job_of_somebody_else")
     )
 
     def statuses() -> tuple[dg.DagsterRunStatus, ...]:
@@ -163,7 +163,7 @@ def test_a_run_whose_process_is_gone_is_ended_and_a_living_or_foreign_one_is_not
         assert isinstance(lost_runs(context), dg.SkipReason)
         return tuple(instance.get_runs(dg.RunsFilter([run.run_id]))[0].status for run in (ours, foreign))
 
-    with Database().session("candidacy_decisions", ours.run_id):
+    with Database().session("drift", ours.run_id):
         assert statuses() == (started, started)
     assert statuses() == (dg.DagsterRunStatus.FAILURE, started)
 
