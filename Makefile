@@ -42,6 +42,12 @@ check: $(READY)  ## Lint, types and layer contracts alone.
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+soak: $(READY)  ## Kill backfills a thousand times; FAULT_SEED= replays what failed.
+	@FAULT_CYCLES=500 $(BIN)/python -m pytest -n 2 kb_pipeline_tests/faults/test_kills.py kb_pipeline_tests/faults/test_kills_beside_people.py
+
+plant: $(READY)  ## Plant known bugs one at a time and see the tests catch each (some minutes).
+	@$(BIN)/python -m scripts.plant_bugs
+
 bench: $(READY)  ## Measure against what a user would pick instead (some minutes; prints ratios).
 	@for name in features candidacy landing attribution ohlcv flat; do \
 	  echo "== $$name"; $(BIN)/python -m benchmarks.bench_$$name || exit 1; done
@@ -50,4 +56,4 @@ lock:  ## Resolve constraints.txt again from pyproject.toml.
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header --extra dev --upgrade pyproject.toml scripts/bootstrap.in -o constraints.txt
 
-.PHONY: help env demo ui shell test check bench lock
+.PHONY: help env demo ui shell test check soak plant bench lock

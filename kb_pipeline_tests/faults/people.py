@@ -121,13 +121,18 @@ _RUNS = (
 )
 
 
-def edit_rows(
-    connection: Connection, kind: BackfillKind, chance: random.Random, rows: int
-) -> dict[UUID, Edit]:
-    """Let a person change some rows; those that the backfill holds at this moment are left alone."""
+def some_rows(connection: Connection, kind: BackfillKind, chance: random.Random, rows: int) -> list[UUID]:
+    """Return rows that a person may look at."""
     query = _ROWS.get(kind, _RUNS)
     ids = [row_id for (row_id,) in connection.execute(query, [world.OURS])]  # type: ignore[call-overload]
-    edits = {row_id: chance.choice(_EDITS[kind]) for row_id in chance.sample(ids, rows)}
+    return chance.sample(ids, rows)
+
+
+def edit_rows(
+    connection: Connection, kind: BackfillKind, chance: random.Random, ids: Sequence[UUID]
+) -> dict[UUID, Edit]:
+    """Let a person change rows; those that the backfill holds at this moment are left alone."""
+    edits = {row_id: chance.choice(_EDITS[kind]) for row_id in ids}
     done: dict[UUID, Edit] = {}
     for row_id, edit in edits.items():
         for statement in edit.statements:

@@ -3,17 +3,19 @@
 import signal
 import time
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from kb_pipeline.rules import BackfillKind
 from kb_pipeline_tests.faults import world
 from kb_pipeline_tests.faults.harness import CYCLES, KINDS, Scene
-from kb_pipeline_tests.faults.people import edit_rows, unsettled
+from kb_pipeline_tests.faults.people import edit_rows, some_rows, unsettled
 from kb_pipeline_tests.faults.worker import Plan
 
 KILLS = -(-CYCLES // len(KINDS))
 EDITED_ROWS = 12
+LATEST_COMMIT_S = 0.02
 LATEST_KILL_S = 0.05
 """After this long a worker has gone on over several batches."""
 
@@ -30,8 +32,12 @@ def test_what_a_person_does_between_our_read_and_our_write_stays(
         )
         working = stage.start(kind, plan)
         assert working.wait_stopped(), plan
-        edits = edit_rows(stage.connection, kind, stage.chance, EDITED_ROWS)
-        working.send(signal.SIGCONT)
+        at_once, soon = _halves(some_rows(stage.connection, kind, stage.chance, EDITED_ROWS))
+        edits = edit_rows(stage.connection, kind, stage.chance, at_once)
+        with stage.connection.transaction():  # the worker may come to wait for these
+            edits |= edit_rows(stage.connection, kind, stage.chance, soon)
+            working.send(signal.SIGCONT)
+            time.sleep(stage.chance.uniform(0, LATEST_COMMIT_S))
         time.sleep(stage.chance.uniform(0, LATEST_KILL_S))
         working.send(signal.SIGKILL)
         assert working.end() in (0, -signal.SIGKILL), plan
@@ -43,6 +49,10 @@ def test_what_a_person_does_between_our_read_and_our_write_stays(
         edited = {str(row_id) for row_id in edits}
         assert _but_for(edited, world.state(stage.connection)) == _but_for(edited, expected.state), plan
         assert "Updated:        0\n" in stage.run(kind).printed(), "nothing was left to do"
+
+
+def _halves(ids: list[UUID]) -> tuple[list[UUID], list[UUID]]:
+    return ids[::2], ids[1::2]
 
 
 def _but_for(edited: set[str], state: dict[str, Any]) -> dict[str, Any]:

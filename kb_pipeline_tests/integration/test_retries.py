@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +26,7 @@ HOLD = "SELECT FROM backtest_runs WHERE id = %s FOR UPDATE"
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return the seconds that were waited between two tries; none really pass."""
     waited: list[float] = []
-    monkeypatch.setattr(session.time, "sleep", waited.append)
+    monkeypatch.setattr(session, "time", SimpleNamespace(sleep=waited.append))
     return waited
 
 

@@ -14,7 +14,8 @@ from kb_pipeline.backfills.invariants import breaches
 from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.storage import backtest_runs, backtest_tunes
-from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.orchestration import due_tunes
+from kb_pipeline.storage.postgres import Connection, connect
 from kb_pipeline_tests.builders import add_run, add_trial, add_tune, write_daily_bars
 from kb_pipeline_tests.conftest import Workspace
 from kb_pipeline_tests.integration.schedules import Schedule, statements
@@ -195,3 +196,21 @@ def test_a_tune_that_completes_again_meanwhile_gets_what_it_completed_with(
         [tune_id],
     ).fetchone() == (9, True)
     assert breaches(connection, workspace.id) == {}
+
+
+def test_a_tune_that_commits_after_a_later_one_was_attributed_is_still_due(
+    connection: Connection, workspace: Workspace, database_url: str
+) -> None:
+    late, early = _rows(connection, workspace, "attribution")
+    complete = (
+        "UPDATE backtest_tunes SET status = 'completed', completed_at = clock_timestamp() WHERE id = %s"
+    )
+    connection.execute("UPDATE backtest_tunes SET status = 'running', completed_at = NULL")
+    with connect(database_url) as other, other.transaction():
+        other.execute(complete, [late])
+        connection.execute(complete, [early])
+        request = AttributionRequest(workspace_id=workspace.id)
+        assert backfill_attribution(connection, request, dry_run=False).updated == 1
+        assert due_tunes(connection) == []
+    assert [(it.slug, it.tunes) for it in due_tunes(connection)] == [("quant", 1)]
+    assert backfill_attribution(connection, request, dry_run=False).updated == 1
