@@ -91,7 +91,8 @@ def judge_drift(bars: PriceBars, null: DriftNull, departed_before: int) -> Drift
     Args:
         bars: The newest bars, oldest first; of more than 209 the last 209 count.
         null: The training windows, at least one, the newest first, and what chance makes of them.
-        departed_before: Evaluations directly before this one, over fewer bars, whose key had departed.
+        departed_before: How many of the two evaluations before this one, over fewer bars, found that the
+            key had departed.
 
     Raises:
         NonFinitePriceError: A price is NaN or infinite.

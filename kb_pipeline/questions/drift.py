@@ -8,7 +8,7 @@ import json
 import subprocess
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import groupby, takewhile
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
@@ -167,8 +167,7 @@ def _evaluate(
 ) -> DriftEvaluation:
     newest_bar = prices.newest_bar
     before = drift_events.evaluations_before(connection, series, newest_bar)
-    departed_before = len(list(takewhile(attrgetter("departed"), before)))
-    verdict = judge_drift(prices.newest(), DriftNull.of(training), departed_before)
+    verdict = judge_drift(prices.newest(), DriftNull.of(training), sum(it.departed for it in before))
     found = DriftEvaluation(
         series.strategy_id, strategy, series.symbol, series.timeframe, newest_bar, verdict
     )

@@ -13,7 +13,7 @@ import numpy as np
 from kb_pipeline.domain.drift import NEWEST_BARS
 from kb_pipeline.domain.ohlcv import bar_times_ns
 from kb_pipeline.domain.price_bars import PriceBars
-from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.errors import BadArgumentError, OhlcvFileError
 from kb_pipeline.rules import MIN_WINDOW_BARS, TIMEFRAMES_SECONDS
 from kb_pipeline.storage.ohlcv_files import OhlcvFile, read_ohlcv_file
 from kb_pipeline.storage.price_files import PriceFile, data_root, list_price_files
@@ -103,12 +103,24 @@ class PriceShelf:
     def window(
         self, symbol: str, timeframe: str, start_ns: int, end_ns: int, n_bars: int
     ) -> PriceBars | None:
-        """Return the bars of a training window from the file given, else from the data root's."""
-        for series in (self._given, self._of_root(symbol, timeframe)):
+        """Return the bars of a training window from the data root, else from the file given.
+
+        Raises:
+            OhlcvFileError: The file of the data root is refused, and none was given.
+        """
+        for series in (self._history(symbol, timeframe), self._given):
             found = None if series is None else series.window(start_ns, end_ns, n_bars)
             if found is not None:
                 return found
         return None
+
+    def _history(self, symbol: str, timeframe: str) -> PriceSeries | None:
+        try:
+            return self._of_root(symbol, timeframe)
+        except OhlcvFileError:
+            if self._given is None:
+                raise
+            return None
 
     def _of_root(self, symbol: str, timeframe: str) -> PriceSeries | None:
         name = (symbol, timeframe)

@@ -106,9 +106,9 @@ class DriftReport:
         if not self.evaluations and not self.skipped:
             return "No attributed tune to look at. Run: kb-pipeline backfill-attribution"
         new = sum(it.is_new_event for it in self.evaluations)
-        kept = "nothing kept (dry run)" if self.dry_run else f"{new} new events"
+        kept = "nothing kept (dry run)" if self.dry_run else f"new events {new}"
         lines = [table(_HEADER, [_cells(it) for it in self.evaluations])] if self.evaluations else []
-        lines += ["", f"{len(self.evaluations)} evaluated, {len(self.alarms)} alarms, {kept}"]
+        lines += ["", f"evaluated {len(self.evaluations)}, in alarm {len(self.alarms)}, {kept}"]
         lines += [f"ALARM  {it.sentence}" for it in self.alarms]
         lines += [f"Told: {printable(it)}" for it in self.told]
         lines += [f"Not told: {printable(it)}" for it in self.untold]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kb_pipeline.storage.postgres import Connection
-from kb_pipeline_tests.acceptance.commands import ANY_ID, run, run_here
+from kb_pipeline_tests.acceptance.commands import ANY_ID, run_here
 from kb_pipeline_tests.conftest import Workspace
 from kb_pipeline_tests.integration.drift_world import add_tuned_windows, write_switched_bars
 
@@ -24,12 +24,12 @@ def bars(
 
 
 def test_an_alarm_is_told_in_a_sentence_and_ends_with_zero(workspace: Workspace, bars: Path) -> None:
-    asked = run("drift", "--workspace-id", workspace.id)
+    asked = run_here("drift", "--workspace-id", workspace.id)
     assert (asked.returncode, asked.stderr) == (0, "")
-    assert "1 evaluated, 1 alarms, 1 new events" in asked.stdout
+    assert "evaluated 1, in alarm 1, new events 1" in asked.stdout
     assert "ALARM  trend_following on AAA 1d, bars to 2023-09-21: for 10 bars far from all 4" in asked.stdout
     again = run_here("drift", "--workspace-id", workspace.id)
-    assert "1 evaluated, 1 alarms, 0 new events" in again.stdout
+    assert "evaluated 1, in alarm 1, new events 0" in again.stdout
 
 
 def test_json_tells_the_same_and_a_dry_run_keeps_nothing(

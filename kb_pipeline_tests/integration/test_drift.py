@@ -219,6 +219,21 @@ def test_bars_of_training_windows_come_from_the_data_root_where_the_file_given_l
     assert (without.verdict.windows_apart, without.verdict.distance) == (0, None)
 
 
+def test_a_file_given_may_tell_another_story_of_the_training_windows_but_is_not_believed(
+    ask: Ask, root: Path
+) -> None:
+    # Its last training window is wild too; the data root knows better, unless its file cannot be read.
+    wild = np.concatenate((np.full(1_100, 0.01), np.full(200, 0.05)))
+    given = write_bars(root / "AAA_1d.csv", wild)
+    (found,) = ask(ohlcv_file=given, dry_run=True).evaluations
+    assert found.verdict.reason == "distance_beyond_null"
+    (root / "ohlcv" / "AAA_1d.csv").write_text("timestamp,open,high,low,close\n2020-01-01,1,1,1,-5\n")
+    (alone,) = ask(ohlcv_file=given, dry_run=True).evaluations
+    assert alone.verdict.limit is not None
+    assert found.verdict.limit is not None
+    assert alone.verdict.limit > 2 * found.verdict.limit
+
+
 def test_series_that_cannot_be_looked_at_are_named(
     connection: Connection, workspace: Workspace, ask: Ask, root: Path
 ) -> None:

@@ -18,6 +18,7 @@ from kb_pipeline.questions.drift import DriftRequest, evaluate_drift
 from kb_pipeline.questions.drift_report import DriftReport
 from kb_pipeline.storage.drift_events import read_events
 from kb_pipeline.storage.postgres import Connection
+from kb_pipeline_tests.builders import add_strategy
 from kb_pipeline_tests.conftest import Workspace
 from kb_pipeline_tests.integration.drift_world import add_tuned_windows, write_switched_bars
 
@@ -113,6 +114,16 @@ def test_an_event_that_lasts_is_told_when_somebody_can_be_told(look: Look, heard
         report = look()
         assert (report.told, report.untold) == ([], [])
     assert len(look().told) == len(heard) == 1
+
+
+def test_an_event_that_follows_one_that_was_told_is_told_too(
+    connection: Connection, workspace: Workspace, look: Look, bars: Path, heard: list[Any]
+) -> None:
+    look()
+    other = Workspace(workspace.id, add_strategy(connection, workspace.id, "reversal"))
+    add_tuned_windows(connection, other, bars, (250, 500, 750, 1_000))
+    assert len(look().told) == 1
+    assert [message["strategy"] for message in heard] == ["trend_following", "reversal"]
 
 
 # --- The check -----------------------------------------------------------------------------------

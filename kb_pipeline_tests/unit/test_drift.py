@@ -55,7 +55,9 @@ def test_four_times_the_volatility_is_beyond_the_null_and_says_what_moved() -> N
 
 def test_the_distance_is_that_to_the_nearest_snapshot() -> None:
     # The newest bars of a training window are at no distance from its own snapshot.
-    assert _judge(part(CALM, 1_000, 1_250)).distance == pytest.approx(0.0, abs=1e-9)
+    verdict = _judge(part(CALM, 1_000, 1_250))
+    assert verdict.distance == pytest.approx(0.0, abs=1e-9)
+    assert all(it.size == pytest.approx(0.0, abs=1e-9) for it in verdict.moved)
 
 
 def test_the_key_counts_only_on_the_third_evaluation_in_a_row() -> None:

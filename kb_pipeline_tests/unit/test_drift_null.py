@@ -74,6 +74,18 @@ def test_one_in_a_hundred_of_the_resampled_windows_lies_beyond_the_limit() -> No
     assert beyond >= 0.99 > at
 
 
+def test_scales_are_robust_deviations_over_all_resampled_windows() -> None:
+    training = training_windows(series_bars(np.repeat([0.01, 0.03], 250)), ends=(250, 500))
+    ranges = [
+        resampled_snapshots(it.bars, 80, np.random.default_rng([9, it.end_ns])).features["atr_pct"]
+        for it in training
+        if it.bars is not None
+    ]
+    values = np.concatenate(ranges)
+    expected = 1.4826 * np.median(np.abs(values - np.median(values)))
+    assert DriftNull.of(training, draws=80, seed=9).scales[0] == pytest.approx(expected)
+
+
 def test_shares_of_keys_are_those_of_the_window_where_they_are_largest() -> None:
     null = DriftNull(
         training=[_window(0, 9)],

@@ -95,7 +95,7 @@ def test_the_text_has_a_row_a_series_a_sentence_an_alarm_and_the_skipped_by_reas
         "breakout  AAA     1d    2013-03-01  distance_beyond_null  uptrend/high_vol/_  7.31      5.20",
         "breakout  BBB     1d    2013-03-01  stable                flat/low_vol/noisy  -         -",
         "",
-        "2 evaluated, 1 alarms, 1 new events",
+        "evaluated 2, in alarm 1, new events 1",
         f"ALARM  {FOUND.sentence}",
         "",
         "Skipped",
