@@ -279,7 +279,7 @@ def main() -> None:
     """Measure, or with --smoke try each part on little."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="one series of one price file")
-    parser.add_argument("--series", type=int, default=30, help="series made from each price file")
+    parser.add_argument("--series", type=int, default=10, help="series made from each price file")
     parser.add_argument("--symbols", nargs="*", default=[], help="only these")
     arguments = parser.parse_args()
     names = ["IBM"] if arguments.smoke else arguments.symbols

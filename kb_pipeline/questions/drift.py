@@ -207,14 +207,24 @@ def _tell(connection: Connection, workspace_id: UUID) -> tuple[list[str], list[s
         try:
             receivers = send_alert(_message(workspace_id, event))
         except (OSError, subprocess.SubprocessError, BadArgumentError) as error:
-            drift_events.give_back_alert(connection, workspace_id, event.id, str(error))
-            untold.append(f"{event.sentence} ({error})")
+            why = _why_untold(error)
+            drift_events.give_back_alert(connection, workspace_id, event.id, why)
+            untold.append(f"{event.sentence} ({why})")
             continue
         if not receivers:
             drift_events.give_back_alert(connection, workspace_id, event.id, None)
             break
         told.append(f"{' and '.join(receivers)}: {event.sentence}")
     return told, untold
+
+
+def _why_untold(error: Exception) -> str:
+    """Return why telling failed, without the command line, which may hold a secret."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"KB_ALERT_COMMAND ended with exit status {error.returncode}"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"KB_ALERT_COMMAND took longer than {error.timeout:g} s"
+    return f"{error}"
 
 
 def _message(workspace_id: UUID, event: WaitingAlert) -> dict[str, str]:

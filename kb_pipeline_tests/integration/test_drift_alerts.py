@@ -93,13 +93,13 @@ def test_a_dry_run_tells_nobody(
 def test_what_was_not_told_is_told_with_the_next_evaluation(
     connection: Connection, workspace: Workspace, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KB_ALERT_COMMAND", f"{sys.executable} -c 'raise SystemExit(3)'")
+    monkeypatch.setenv("KB_ALERT_COMMAND", f"{sys.executable} -c 'raise SystemExit(3)' --password=secret")
     failed = look()
     assert failed.told == []
-    assert "exit status 3" in failed.untold[0]
+    assert failed.untold[0].endswith("(KB_ALERT_COMMAND ended with exit status 3)")
     (event,) = read_events(connection, workspace.id)
     assert event.alerted_at is None
-    assert "exit status 3" in str(event.alert_error)
+    assert event.alert_error == "KB_ALERT_COMMAND ended with exit status 3"
     monkeypatch.setenv("KB_ALERT_COMMAND", "true")
     assert len(look().told) == 1
     (event,) = read_events(connection, workspace.id)
