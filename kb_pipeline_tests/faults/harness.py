@@ -6,14 +6,18 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Final
 
+from kb_pipeline.backfills.attribution import AttributionRequest, backfill_attribution
+from kb_pipeline.backfills.candidacy import CandidacyRequest, backfill_candidacy
 from kb_pipeline.backfills.invariants import breaches
+from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
+from kb_pipeline.backfills.trials import TrialsRequest, ingest_trials
 from kb_pipeline.rules import BackfillKind
 from kb_pipeline.storage.postgres import Connection, connect
 from kb_pipeline_tests.faults import worker, world
@@ -54,7 +58,7 @@ class Worker:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if there still is somebody to hear it."""
-        if self.process.is_alive():
+        with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def wait_stopped(self) -> bool:
@@ -173,6 +177,19 @@ class Scene:
         """End the workers' sessions, as an administrator would."""
         self.connection.execute(f"SELECT pg_terminate_backend(pid) {_SESSIONS}")
         self.wait_alone()
+
+    def left_to_do(self, kind: BackfillKind) -> int:
+        """Return how many rows a dry run in this process would write."""
+        of: dict[str, Any] = {"workspace_id": world.OURS, "limit": None}
+        prices = {"ohlcv_file": self.directory / world.PRICES, "calendar": "24/7"}
+        backfill, request = {
+            BackfillKind.CANDIDACY: (backfill_candidacy, CandidacyRequest(**of)),
+            BackfillKind.REGIME: (backfill_regime, RegimeRequest(**of, **prices)),
+            BackfillKind.ATTRIBUTION: (backfill_attribution, AttributionRequest(**of)),
+            BackfillKind.TRIALS: (ingest_trials, TrialsRequest(**of)),
+        }[kind]
+        report = backfill(self.connection, request, dry_run=True)  # type: ignore[operator]
+        return report.updated + report.notices.get("archived", 0)
 
     def keeps_its_promises(self) -> None:
         """Hold every invariant against both workspaces, and the other one against any change at all."""

@@ -54,7 +54,7 @@ def test_a_signal_ends_it_soon_with_its_batch_done_and_a_report(
         stage.finishes(kind, expected)
 
 
-@pytest.mark.parametrize(("kind", "number"), zip(KINDS, [*EXIT_CODES, *EXIT_CODES], strict=True))
+@pytest.mark.parametrize(("kind", "number"), list(zip(KINDS, [*EXIT_CODES] * 2, strict=True)))
 def test_a_signal_is_heard_while_somebody_else_holds_the_rows(
     stage: Scene, undisturbed: Any, kind: BackfillKind, number: signal.Signals
 ) -> None:

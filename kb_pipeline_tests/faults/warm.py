@@ -1,5 +1,6 @@
 """Imported by the process that the workers are forked from: what every worker would load, loaded once."""
 
+import gc
 import tempfile
 from pathlib import Path
 
@@ -13,3 +14,5 @@ LOADED = (attribution, candidacy, regime, trials, worker)
 with tempfile.TemporaryDirectory() as _directory:  # the first file read loads more than the rest together
     _file = write_daily_bars(Path(_directory) / "BTC_1d.csv", bars=60)
     read_ohlcv_file(_file, timezone=None, timeframe="1d", symbol=None, data_root=None)
+
+gc.freeze()  # what a worker never looks through it need not copy either

@@ -87,32 +87,33 @@ def fill(connection: Connection) -> None:
             connection.execute(command, values)  # type: ignore[call-overload]
 
 
-_FILLED = ("workspaces", "kb_entities", "backtest_runs", "backtest_tunes", "backtest_tune_runs", "kb_trials")
-"""Tables with rows, parents first; every other one that names a workspace begins empty."""
+_FILLED = ("backtest_runs", "backtest_tunes", "backtest_tune_runs", "kb_trials")
+"""Tables with rows that change, parents first."""
+_EMPTY = ("kb_status_history", "kb_backfill_runs", "kb_regime_changes")
 
 
 def remember(connection: Connection) -> None:
     """Put the rows by, for `restore`."""
     connection.execute("CREATE SCHEMA remembered")
+    again = [f"TRUNCATE {', '.join((*_FILLED, *_EMPTY))} CASCADE"]
     for table in _FILLED:
+        (names,) = connection.execute(_STORED_COLUMNS, [table]).fetchone() or ("",)
         connection.execute(f"CREATE TABLE remembered.{table} AS TABLE {table}")  # type: ignore[call-overload]
+        again.append(f"INSERT INTO {table} ({names}) SELECT {names} FROM remembered.{table}")
+    connection.execute(
+        "CREATE PROCEDURE remembered.restore() LANGUAGE sql AS $$" + ";\n".join(again) + "$$"  # type: ignore[call-overload]
+    )
+
+
+_STORED_COLUMNS = (
+    "SELECT string_agg(quote_ident(column_name), ', ') FROM information_schema.columns"
+    " WHERE table_schema = 'public' AND is_generated = 'NEVER' AND table_name = %s"
+)
 
 
 def restore(connection: Connection) -> None:
-    """Bring back the rows that were put by and no others: ten times quicker than another copy."""
-    columns: dict[str, str] = dict(
-        connection.execute(
-            "SELECT table_name, string_agg(quote_ident(column_name), ', ') FROM information_schema.columns"
-            " WHERE table_schema = 'public' AND is_generated = 'NEVER' GROUP BY table_name"
-        ).fetchall()
-    )
-    with connection.transaction():
-        connection.execute("TRUNCATE workspaces CASCADE")
-        for table in _FILLED:
-            names = columns[table]
-            connection.execute(
-                f"INSERT INTO {table} ({names}) SELECT {names} FROM remembered.{table}"  # type: ignore[call-overload]
-            )
+    """Bring back the rows that were put by and no others: quicker than another copy of the database."""
+    connection.execute("CALL remembered.restore()")
 
 
 def write_prices(directory: Path) -> Path:
