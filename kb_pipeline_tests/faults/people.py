@@ -154,3 +154,11 @@ def unsettled(connection: Connection, edits: dict[UUID, Edit]) -> list[tuple[UUI
         return row is not None and row[0]
 
     return [(row_id, edit.settled) for row_id, edit in edits.items() if not holds(row_id, edit)]
+
+
+def hold_rows(connection: Connection, kind: BackfillKind) -> None:
+    """Let a person hold every row that a backfill writes, until the transaction ends."""
+    if kind == BackfillKind.TRIALS:
+        connection.execute("LOCK TABLE kb_trials IN EXCLUSIVE MODE")
+    else:
+        connection.execute(f"{_ROWS.get(kind, _RUNS)} FOR UPDATE", [world.OURS])  # type: ignore[call-overload]

@@ -8,9 +8,10 @@ from uuid import UUID
 import pytest
 
 from kb_pipeline.rules import BackfillKind
+from kb_pipeline.storage.postgres import connect
 from kb_pipeline_tests.faults import world
-from kb_pipeline_tests.faults.harness import CYCLES, KINDS, Scene
-from kb_pipeline_tests.faults.people import edit_rows, some_rows, unsettled
+from kb_pipeline_tests.faults.harness import CYCLES, KINDS, Scene, wait_until
+from kb_pipeline_tests.faults.people import edit_rows, hold_rows, some_rows, unsettled
 from kb_pipeline_tests.faults.worker import Plan
 
 KILLS = -(-CYCLES // len(KINDS))
@@ -49,6 +50,24 @@ def test_what_a_person_does_between_our_read_and_our_write_stays(
         edited = {str(row_id) for row_id in edits}
         assert _but_for(edited, world.state(stage.connection)) == _but_for(edited, expected.state), plan
         assert stage.left_to_do(kind) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_while_it_waits_for_a_person_it_leaves_no_statement_behind(
+    stage: Scene, undisturbed: Any, kind: BackfillKind
+) -> None:
+    before = world.state(stage.connection)
+    plan = Plan(rules={"kb_pipeline.rules.CLIENT_CONNECTION_CHECK_MS": 50})
+    with connect(stage.url) as her, her.transaction():
+        hold_rows(her, kind)
+        working = stage.start(kind, plan)
+        wait_until(lambda: stage.somebody_waits_for("Lock"))
+        working.send(signal.SIGKILL)
+        working.end()
+        wait_until(lambda: not stage.somebody_waits_for("Lock"))
+    stage.wait_alone()
+    assert world.state(stage.connection) == before
+    stage.finishes(kind, undisturbed(kind))
 
 
 def _halves(ids: list[UUID]) -> tuple[list[UUID], list[UUID]]:

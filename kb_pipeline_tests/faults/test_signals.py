@@ -7,8 +7,8 @@ import pytest
 
 from kb_pipeline.rules import BackfillKind
 from kb_pipeline.storage.postgres import connect
-from kb_pipeline_tests.faults import world
 from kb_pipeline_tests.faults.harness import KINDS, Scene, wait_until
+from kb_pipeline_tests.faults.people import hold_rows
 from kb_pipeline_tests.faults.worker import Plan
 
 SIGNALS_A_KIND = 4
@@ -19,12 +19,6 @@ TAKES_LONG = """
 CREATE OR REPLACE FUNCTION kb_finite_number(value jsonb) RETURNS double precision
 LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM pg_sleep(1); RETURN 1; END'
 """
-
-ROWS = {
-    BackfillKind.ATTRIBUTION: "SELECT FROM backtest_tunes WHERE workspace_id = %s FOR UPDATE",
-    BackfillKind.TRIALS: "LOCK TABLE kb_trials IN EXCLUSIVE MODE",
-}
-RUNS = "SELECT FROM backtest_runs WHERE workspace_id = %s FOR UPDATE"
 
 
 def _ledger(stage: Scene) -> tuple[Any, ...]:
@@ -59,7 +53,7 @@ def test_a_signal_is_heard_while_somebody_else_holds_the_rows(
     stage: Scene, undisturbed: Any, kind: BackfillKind, number: signal.Signals
 ) -> None:
     with connect(stage.url) as other, other.transaction():
-        other.execute(ROWS.get(kind, RUNS), [world.OURS] if "%s" in ROWS.get(kind, RUNS) else None)  # type: ignore[call-overload]
+        hold_rows(other, kind)
         working = stage.start(kind)
         wait_until(lambda: stage.somebody_waits_for("Lock"))
         working.send(number)
