@@ -1,8 +1,8 @@
 """A regime backfill of 1, 20 and 500 partitions through Dagster, against the same calls in one bare process.
 
 Every way does the same work over the same files and rows, again and again in turn; partitions are of
-the demo's size. `start` is what Dagster's command takes longer than the bare process where there is
-nothing to do. Also: event rows a partition, and seconds to load the definitions.
+the demo's size. `start` is what Dagster's command takes longer than the bare process for one partition
+of a workspace without runs. Also: event rows a partition, and seconds to load the definitions.
 """
 
 import argparse
@@ -39,41 +39,35 @@ from kb_pipeline.storage.orchestration import find_workspace
 from kb_pipeline.storage.postgres import connect
 root = Path(sys.argv[1])
 with connect() as connection:
-    workspace = find_workspace(connection, 'w1')
-    for path in sorted((root / 'ohlcv').iterdir())[: int(sys.argv[2])]:
+    workspace = find_workspace(connection, sys.argv[2])
+    for path in sorted((root / 'ohlcv').iterdir())[: int(sys.argv[3])]:
         request = RegimeRequest(workspace_id=workspace.id, ohlcv_file=path, symbol=path.name[:5],
                                 limit=None, batch_size=100, data_root=root)
         backfill_regime(connection, request, dry_run=False)
 """
-Way = Callable[[int], list[str]]
+Way = Callable[[str, int], list[str]]
+"""The command for the first so many symbols of a workspace."""
 
 
 def materialize(module: str) -> Way:
     """Return the command that materializes the asset in one run of a code location."""
     select = [DAGSTER, "asset", "materialize", "-m", module, "--select", "regime_snapshots"]
-    return lambda partitions: [*select, "--partition-range", f"S0001|w1...S{partitions:04}|w1"]
+    return lambda workspace, symbols: [
+        *select,
+        *("--partition-range", f"S0001|{workspace}...S{symbols:04}|{workspace}"),
+    ]
 
 
 def job(directory: Path) -> Way:
-    """Return the command that executes the job for as many symbols by name."""
+    """Return the command that executes the job for symbols by name."""
 
-    def command(partitions: int) -> list[str]:
-        symbols = [f"S{number:04}" for number in range(1, partitions + 1)]
-        config = directory / f"{partitions}.json"
-        config.write_text(
-            json.dumps({"ops": {"regimes": {"config": {"workspaces": ["w1"], "symbols": symbols}}}})
-        )
-        return [
-            DAGSTER,
-            "job",
-            "execute",
-            "-m",
-            "kb_pipeline.definitions",
-            "-j",
-            "backfill_regime",
-            "-c",
-            str(config),
-        ]
+    def command(workspace: str, symbols: int) -> list[str]:
+        names = [f"S{number:04}" for number in range(1, symbols + 1)]
+        settings = {"ops": {"regimes": {"config": {"workspaces": [workspace], "symbols": names}}}}
+        config = directory / f"{workspace}_{symbols}.json"
+        config.write_text(json.dumps(settings))
+        execute = [DAGSTER, "job", "execute", "-m", "kb_pipeline.definitions"]
+        return [*execute, "-j", "backfill_regime", "-c", str(config)]
 
     return command
 
@@ -87,11 +81,11 @@ def undo(url: str) -> None:
 
 def compare(partitions: int, repeats: int, root: Path, directory: Path) -> None:
     """Print what each way takes over the bare process, in all and beyond its start."""
-    url = make_database(f"bench_{partitions}", workspaces=1, symbols=partitions, runs=RUNS_PER_SYMBOL)
+    url = make_database(f"bench_{partitions}", workspaces=2, symbols=partitions, runs=RUNS_PER_SYMBOL)
     environment = environment_of(url, root, directory / str(partitions))
     timed([sys.executable, "-m", "kb_pipeline.orchestration.sync"], environment)
     ways: dict[str, Way] = {
-        "bare": lambda count: [sys.executable, "-c", BARE, str(root), str(count)],
+        "bare": lambda workspace, symbols: [sys.executable, "-c", BARE, str(root), workspace, str(symbols)],
         "asset": materialize("kb_pipeline.definitions"),
         "job": job(directory),
         "asset, a process a step": materialize("benchmarks.dagster_multiprocess"),
@@ -101,11 +95,11 @@ def compare(partitions: int, repeats: int, root: Path, directory: Path) -> None:
     for _ in range(repeats):
         for name, way in ways.items():
             undo(url)
-            busy[name].append(timed(way(partitions), environment))
-            idle[name].append(timed(way(1), environment))
+            busy[name].append(timed(way("w1", partitions), environment))
+            idle[name].append(timed(way("w2", 1), environment))
     # The least of each: what another process costs meanwhile is more than what is looked for.
     bare, bare_idle = min(busy["bare"]), min(idle["bare"])
-    rows = event_rows(environment, lambda: timed(ways["asset"](partitions), environment))
+    rows = event_rows(environment, lambda: timed(ways["asset"]("w1", partitions), environment))
     print(
         f"{partitions} partitions: bare {bare:.1f} s; {rows / partitions:.1f} event rows a partition ({rows})"
     )

@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 from psycopg import sql
 
 from kb_pipeline.storage import embedded, migrations
+from kb_pipeline.storage.orchestration import commit_without_waiting
 from kb_pipeline.storage.postgres import connect, ensure_database, parse_database_url
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,6 +71,9 @@ def make_database(name: str, *, workspaces: int, symbols: int, runs: int) -> str
 def environment_of(url: str, root: Path, home: Path) -> dict[str, str]:
     """Return the environment of a Dagster instance of its own over a database and price files."""
     instance = ensure_database(url, f"{parse_database_url(url).database}_dagster")
+    with connect(instance) as connection:
+        # As `make ui` and `make shell` make it.
+        commit_without_waiting(connection)
     return dict(os.environ) | {
         "PYTHONPATH": str(ROOT),
         "KB_DATA_ROOT": str(root),

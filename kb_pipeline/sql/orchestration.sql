@@ -84,3 +84,7 @@ SELECT workspace.slug,
    AND jsonb_typeof(coalesce(nullif(run.regime_oos, 'null'), best.metrics_oos -> 'regime')) = 'object'
  GROUP BY workspace.slug
  ORDER BY workspace.slug
+
+-- commit_without_waiting --
+-- From the next session on, commits in this database do not wait for the disk.
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$

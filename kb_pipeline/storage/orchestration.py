@@ -1,6 +1,6 @@
 """What Dagster's partitions, sensors and checks ask of the database. Statements: `sql/orchestration.sql`.
 
-Everything here only reads. What is written is the work of the backfills.
+Of the project's own rows everything here only reads. What is written is the work of the backfills.
 """
 
 import json
@@ -93,3 +93,12 @@ def regime_windows(connection: Connection, workspace_id: UUID, symbol: str) -> l
 def due_tunes(connection: Connection) -> list[DueTunes]:
     """Return the tunes that can be attributed now, per active workspace that has any."""
     return [DueTunes(*row) for row in connection.execute(statement("orchestration.due_tunes"))]
+
+
+def commit_without_waiting(connection: Connection) -> None:
+    """Let commits in this database, Dagster's own, be lost by a power loss in the second after them.
+
+    Raises:
+        psycopg.errors.InsufficientPrivilege: The database belongs to somebody else.
+    """
+    connection.execute(statement("orchestration.commit_without_waiting"))
