@@ -19,7 +19,7 @@ from urllib.request import urlopen
 
 from websockets.sync.client import ClientConnection, connect
 
-PATIENCE_SECONDS = 40
+PATIENCE_SECONDS = 90
 _CLICKABLE = "button, a, [role=tab], [role=button]"
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
