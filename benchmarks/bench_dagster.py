@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.dagster_setup import (
     ROOT,
+    Cost,
     Environment,
     drop_databases,
     environment_of,
@@ -90,25 +91,26 @@ def compare(partitions: int, repeats: int, root: Path, directory: Path) -> None:
         "job": job(directory),
         "asset, a process a step": materialize("benchmarks.dagster_multiprocess"),
     }
-    idle: dict[str, list[float]] = {name: [] for name in ways}
-    busy: dict[str, list[float]] = {name: [] for name in ways}
+    idle: dict[str, list[Cost]] = {name: [] for name in ways}
+    busy: dict[str, list[Cost]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
             undo(url)
             busy[name].append(timed(way("w1", partitions), environment))
             idle[name].append(timed(way("w2", 1), environment))
-    # The least of each: what another process costs meanwhile is more than what is looked for.
-    bare, bare_idle = min(busy["bare"]), min(idle["bare"])
     rows = event_rows(environment, lambda: timed(ways["asset"]("w1", partitions), environment))
-    print(
-        f"{partitions} partitions: bare {bare:.1f} s; {rows / partitions:.1f} event rows a partition ({rows})"
-    )
-    for name in list(ways)[1:]:
-        start = min(idle[name]) - bare_idle
-        through = min(busy[name])
-        beyond = through - bare - start
-        share = f"beyond it {beyond:+.2f} s = {beyond / bare:+.0%} of bare"
-        print(f"  {name}: {through:.1f} s, start {start:.1f} s, {share}")
+    print(f"{partitions} partitions, {rows / partitions:.1f} event rows each ({rows})")
+    for kind, unit in enumerate(Cost._fields):
+        # The least of each: what another process costs meanwhile is more than what is looked for.
+        through = {name: min(it[kind] for it in busy[name]) for name in ways}
+        starts = {
+            name: min(it[kind] for it in idle[name]) - min(it[kind] for it in idle["bare"]) for name in ways
+        }
+        print(f"  {unit}: bare {through['bare']:.2f} s")
+        for name in list(ways)[1:]:
+            beyond = through[name] - through["bare"] - starts[name]
+            share = f"beyond it {beyond:+.2f} s = {beyond / through['bare']:+.0%} of bare"
+            print(f"    {name}: {through[name]:.2f} s, start {starts[name]:.2f} s, {share}")
     if partitions <= 20:
         from_page(url, partitions, environment)
 
