@@ -143,9 +143,18 @@ class Request(Protocol):
 
 
 def run_backfill(
-    connection: Connection, request: Request, work: Work, *, dry_run: bool, watch: Watch | None
+    connection: Connection,
+    request: Request,
+    work: Work,
+    *,
+    dry_run: bool,
+    watch: Watch | None,
+    conclude: Callable[[Tally], None] = lambda _tally: None,
 ) -> Tally:
     """Run one backfill and return its counts.
+
+    `conclude` does what is left once all rows are seen, before the ledger says so, and may add to the
+    counts or mark them as interrupted.
 
     Raises:
         BadArgumentError: There is no such workspace.
@@ -154,7 +163,7 @@ def run_backfill(
     """
     session.require_workspace(connection, request.workspace_id)
     if dry_run:
-        return _dry_run(connection, request, work, watch or Watch())
+        return _dry_run(connection, request, work, watch or Watch(), conclude)
     with writer_lock(connection, work.kind, request.workspace_id):
         start = _start(connection, request, work)
         ledger = Ledger.open(connection, work.kind, request.workspace_id, work.settings, start)
@@ -169,6 +178,8 @@ def run_backfill(
                     writer.take(page, decisions)
                     if writer.tally.interrupted:
                         break
+            if not writer.tally.interrupted:
+                conclude(writer.tally)
             writer.finish()
         except BaseException as error:
             _close_failed(connection, ledger, error)
@@ -215,7 +226,9 @@ def _decided(
         yield page, work.decide(page)
 
 
-def _dry_run(connection: Connection, request: Request, work: Work, watch: Watch) -> Tally:
+def _dry_run(
+    connection: Connection, request: Request, work: Work, watch: Watch, conclude: Callable[[Tally], None]
+) -> Tally:
     """Scan the rows a real run would and count the same things; Postgres refuses any write."""
     tally = Tally()
     with (
@@ -230,6 +243,8 @@ def _dry_run(connection: Connection, request: Request, work: Work, watch: Watch)
             if watch.stop():
                 break
     tally.interrupted = watch.stop()
+    if not tally.interrupted:
+        conclude(tally)
     tally.check_conservation()
     return tally
 

@@ -1,7 +1,6 @@
 """Ingest trials: candidates, promoted runs and completed trials of tunes become rows of `kb_trials`."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,7 +19,6 @@ from kb_pipeline.rules import (
 )
 from kb_pipeline.storage import kb_trials, session
 from kb_pipeline.storage.backtest_runs import Rows
-from kb_pipeline.storage.locks import writer_lock
 from kb_pipeline.storage.postgres import Connection
 
 
@@ -47,11 +45,16 @@ def ingest_trials(
         ConservationError: The counts do not add up.
         ConflictsRemainError: Other sessions held trials that were to be put away.
     """
-    # Held over both steps, so that nobody comes between them; the session may take it again inside.
-    with nullcontext() if dry_run else writer_lock(connection, BackfillKind.TRIALS, request.workspace_id):
-        tally = run_backfill(connection, request, _TrialsWork(request), dry_run=dry_run, watch=watch)
-        if not tally.interrupted:
-            _archive_demoted(connection, request, tally, watch or Watch(), dry_run=dry_run)
+    tally = run_backfill(
+        connection,
+        request,
+        _TrialsWork(request),
+        dry_run=dry_run,
+        watch=watch,
+        conclude=lambda tally: _archive_demoted(
+            connection, request, tally, watch or Watch(), dry_run=dry_run
+        ),
+    )
     return BackfillReport.of(
         tally,
         kind=BackfillKind.TRIALS,

@@ -82,11 +82,15 @@ class Browser:
         """Click what shows exactly this text; the last one, which is drawn on top of the others."""
         self._press(*self._spots(text, selector)[-1])
 
-    def click_until(self, text: str, *any_of: str) -> str:
-        """Click until the page shows one of some texts, and return it; while it loads, clicks are lost."""
+    def click_until(self, text: str, *any_of: str, everywhere: bool = False) -> str:
+        """Click until the page shows one of some texts, and return it; while it loads, clicks are lost.
+
+        `everywhere` clicks all that shows the text, not only what is drawn on top.
+        """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            self.click(text)
+            for spot in self._spots(text, _CLICKABLE)[0 if everywhere else -1 :]:
+                self._press(*spot)
             # Not sooner again: a second click could close what the first is about to open.
             again = time.monotonic() + 5
             while time.monotonic() < again:
@@ -95,11 +99,6 @@ class Browser:
                     return found
                 time.sleep(0.25)
             assert time.monotonic() < deadline, f"clicked {text!r} for {any_of}; the page shows:\n{shown}"
-
-    def click_all(self, text: str, selector: str = _CLICKABLE) -> None:
-        """Click everything that shows exactly this text."""
-        for spot in self._spots(text, selector):
-            self._press(*spot)
 
     def _spots(self, text: str, selector: str) -> list[list[float]]:
         find = f"({_FIND})({json.dumps(selector)}, {json.dumps(text)})"

@@ -145,8 +145,8 @@ def test_a_backfill_of_a_workspace_is_launched_from_the_dialog(
         # The sensor has not normalised the prices yet, which the regimes do not wait for.
         browser.click("Confirm")
         browser.wait_for(dialog)
-    browser.click_all("All")
-    browser.wait_for("5 partitions")
+    # Until the dialog has loaded its partitions, "All" chooses none.
+    browser.click_until("All", "5 partitions", everywhere=True)
     browser.picture(pictures / "launch-backfill.png")
     browser.click("Launch backfill")
     # Read where it has ended; others are looked at meanwhile.

@@ -214,9 +214,9 @@ def test_a_database_that_may_not_be_made_is_named(server: str) -> None:
         admin.execute("CREATE ROLE visitor LOGIN")
         try:
             with pytest.raises(
-                DatabaseError, match=r"database 'dagster' at .* could not be made: permission denied"
+                DatabaseError, match=r"database 'visited' at .* could not be made: permission denied"
             ):
-                ensure_database(server.replace("//kb@", "//visitor@"), "dagster")
+                ensure_database(server.replace("//kb@", "//visitor@"), "visited")
         finally:
             admin.execute("DROP ROLE visitor")
 
