@@ -76,7 +76,7 @@ class _AttributionWork:
         """Name the regime of each tune's best trial, or why there is none."""
         if not page.ids:
             return Decisions(())
-        _, strategy_ids, completed, run_ids, _, _, snapshot_types, versions, tags, _, scores = page.columns
+        _, strategy_ids, completed, run_ids, _, _, snapshot_types, versions, tags, _, *trials = page.columns
         regimes = [
             _regime(*row) for row in zip(completed, run_ids, snapshot_types, versions, tags, strict=True)
         ]
@@ -88,12 +88,12 @@ class _AttributionWork:
         ]
         return Decisions(
             outcomes,
-            payload=(regimes, self._baselines(page.ids, strategy_ids, scores)),
+            payload=(regimes, self._baselines(page.ids, strategy_ids, *trials)),
             describe=lambda row: str(regimes[row]) if outcomes[row] == SkipReason.INVALID_REGIME else "",
         )
 
     def write(self, connection: Connection, page: Page, rows: Sequence[int]) -> set[str]:
-        _, _, _, run_ids, params, sharpes, _, _, _, timeframes, _ = page.columns
+        _, _, _, run_ids, params, sharpes, _, _, _, timeframes, *_ = page.columns
         regimes, baselines = page.payload
         return backtest_tunes.land_attributions(
             connection,
@@ -111,24 +111,23 @@ class _AttributionWork:
         )
 
     def _baselines(
-        self, ids: Sequence[str], strategy_ids: Sequence[str], scores: Sequence[bytes | None]
+        self,
+        ids: Sequence[str],
+        strategy_ids: Sequence[str],
+        params_hashes: Sequence[bytes | None],
+        sharpes: Sequence[bytes | None],
     ) -> list[float | None]:
         """Return the baseline score of each tune of a page, strategy by strategy, None where unknown."""
-        baselines = np.full(len(scores), np.nan)
+        baselines = np.full(len(ids), np.nan)
         hashes = backtest_tunes.tune_hashes(ids)
         rows_of: dict[str, list[int]] = {}
         for row, strategy_id in enumerate(strategy_ids):
             rows_of.setdefault(strategy_id, []).append(row)
         for strategy_id, rows in rows_of.items():
-            of_tunes = [scores[row] or b"" for row in rows]
-            trials = np.frombuffer(b"".join(of_tunes), dtype=backtest_tunes.SCORED_TRIAL)
-            trials_of = [len(of_tune) // backtest_tunes.SCORED_TRIAL.itemsize for of_tune in of_tunes]
-            baselines[rows] = self._scores[strategy_id].baselines(
-                hashes[rows],
-                np.repeat(np.arange(len(rows)), trials_of),
-                trials["params_hash"].astype(np.int64),
-                trials["sharpe"].astype(np.float64),
+            trials = backtest_tunes.trials_of(
+                [params_hashes[row] for row in rows], [sharpes[row] for row in rows]
             )
+            baselines[rows] = self._scores[strategy_id].baselines(hashes[rows], *trials)
         return [None if np.isnan(baseline) else baseline for baseline in baselines.tolist()]
 
 

@@ -5,9 +5,10 @@ is the attribution backfill's work.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +71,33 @@ def _parsed(text: str | None) -> object:
         return None
 
 
+class SummedSets(NamedTuple):
+    """Sums over some tunes of what each parameter set scored.
+
+    Hash of the parameters, sum over the tunes of the set's mean score in each, number of those tunes,
+    shape (sets,); hashes of all the tunes looked at, shape (tunes,).
+    """
+
+    hashes: Hashes
+    totals: Floats
+    tunes: Integers
+    counted: Hashes
+
+    @classmethod
+    def of(cls, trial_tunes: Integers, tried: Hashes, scores: Floats, *, counted: Hashes) -> "SummedSets":
+        """Sum up the trials of tunes, given as in `ParameterScores.baselines`."""
+        own = own_scores(trial_tunes, tried, scores)
+        hashes, set_of, tunes = np.unique(own.sets, return_inverse=True, return_counts=True)
+        totals = np.bincount(set_of, weights=own.scores, minlength=len(hashes)).astype(np.float64)
+        return cls(hashes, totals, tunes, counted)
+
+    @classmethod
+    def joined(cls, parts: Sequence["SummedSets"]) -> "SummedSets":
+        """Return parts one after the other; there may be none."""
+        whole, real = np.empty(0, np.int64), np.empty(0, np.float64)
+        return cls(*map(np.concatenate, zip(cls(whole, real, whole, whole), *parts, strict=True)))
+
+
 @dataclass(frozen=True, slots=True)
 class ParameterScores:
     """Out-of-sample scores of a strategy's parameter sets over all its completed tunes.
@@ -87,27 +115,20 @@ class ParameterScores:
     declared_default: int | None = None
 
     @classmethod
-    def of(
-        cls,
-        hashes: Hashes,
-        totals: Floats,
-        tunes: Integers,
-        *,
-        counted: Hashes,
-        declared_default: int | None = None,
-    ) -> "ParameterScores":
-        """Build from sums, shape (parts,); a set may come in several parts, each over other tunes.
+    def of(cls, summed: SummedSets, *, declared_default: int | None = None) -> "ParameterScores":
+        """Build from sums in which a set may come in several parts, each over other tunes.
 
         Of the sets that one tune tried only the leaders are kept: no other set can be a baseline.
         """
-        sets, part_of = np.unique(hashes, return_inverse=True)
-        total: Floats = np.bincount(part_of, weights=totals, minlength=len(sets)).astype(np.float64)
-        count = np.bincount(part_of, weights=tunes, minlength=len(sets)).astype(np.int64)
+        sets, part_of = np.unique(summed.hashes, return_inverse=True)
+        total: Floats = np.bincount(part_of, weights=summed.totals, minlength=len(sets)).astype(np.float64)
+        count = np.bincount(part_of, weights=summed.tunes, minlength=len(sets)).astype(np.int64)
         by_mean = np.argsort(-mean_score(total, count), kind="stable")[:LEADERS]
         kept = count > 1
         kept[by_mean] = True
         place = np.cumsum(kept) - 1
-        return cls(sets[kept], total[kept], count[kept], place[by_mean], np.sort(counted), declared_default)
+        counted = np.sort(summed.counted)
+        return cls(sets[kept], total[kept], count[kept], place[by_mean], counted, declared_default)
 
     def baselines(self, tune_hashes: Hashes, trial_tunes: Integers, tried: Hashes, scores: Floats) -> Floats:
         """Return what each tune scored with the baseline parameters, NaN where unknown.

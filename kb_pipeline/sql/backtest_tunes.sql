@@ -2,7 +2,7 @@
 -- Completed tunes that wait for attribution, in (created_at, id) order after a position: never
 -- attributed, skipped so far, or completed again. Of each its best trial, that trial's snapshot
 -- (the run's own, else the one in metrics_oos), and what every trial scored, for the baseline: the
--- hash of its parameters and its Sharpe ratio, NaN for none, 16 big-endian bytes a trial.
+-- hashes of their parameters and their Sharpe ratios, NaN for none, in the binary form of arrays.
 SELECT tune.id::text,
        tune.created_at::text,
        tune.xmin::text,
@@ -16,15 +16,15 @@ SELECT tune.id::text,
        (snapshot.regime -> 'schema_version')::text,
        (snapshot.regime -> 'regime_tags')::text,
        left(coalesce(run.dataset_meta ->> 'timeframe', snapshot.regime ->> 'timeframe'), 32), -- it is indexed
-       trials.scores
+       array_send(trials.params_hashes),
+       array_send(trials.sharpes)
   FROM backtest_tunes AS tune
  CROSS JOIN LATERAL (
        SELECT count(*) AS completed,
               (array_agg(trial.place ORDER BY trial.score DESC NULLS LAST, trial.trial_index, trial.run_id)
                   FILTER (WHERE trial.has_metrics))[1] AS best_place,
-              string_agg(int8send(trial.params_hash)
-                         || float8send(CASE WHEN abs(trial.sharpe) < 1e300 THEN trial.sharpe ELSE 'NaN' END),
-                         '') AS scores
+              array_agg(trial.params_hash) AS params_hashes,
+              array_agg(CASE WHEN abs(trial.sharpe) < 1e300 THEN trial.sharpe ELSE 'NaN' END) AS sharpes
          FROM (SELECT found.*, kb_finite_number(found.sharpe_json) AS sharpe,
                       nullif(nullif(nullif(
                           coalesce(found.objective_score, found.score_oos, kb_finite_number(found.sharpe_json)),
@@ -109,44 +109,32 @@ SELECT declared.strategy_id::text, jsonb_hash_extended(declared.params, 0)
            AND spec.strategy_entity_id = ANY (%(strategy_ids)s::uuid[])) AS declared
  WHERE declared.params IS NOT NULL
 
--- parameter_scores --
--- Of each parameter set of some strategies the sum, over one half of their completed tunes, of the mean
--- out-of-sample Sharpe ratio in each, and the number of those tunes: a row a strategy, 24 big-endian
--- bytes a set. Two halves, because the planner does not run a lateral subquery in parallel.
-SELECT sets.strategy_id::text,
-       string_agg(int8send(sets.params_hash) || float8send(sets.total) || int8send(sets.tunes), '')
-  FROM (SELECT tune.strategy_entity_id AS strategy_id,
-               own.params_hash,
-               sum(own.sharpe) AS total,
-               count(*) AS tunes
-          FROM backtest_tunes AS tune
-         CROSS JOIN LATERAL (
-               SELECT trial.params_hash, avg(trial.sharpe) AS sharpe
-                 FROM (SELECT found.params_hash, kb_finite_number(found.sharpe_json) AS sharpe
-                         FROM (SELECT jsonb_hash_extended(params, 0) AS params_hash,
-                                      metrics_oos -> 'sharpe' AS sharpe_json
-                                 FROM backtest_tune_runs
-                                WHERE tune_id = tune.id
-                                  AND status = 'completed'
-                               OFFSET 0) AS found -- a fence, as the one below: each value is computed once
-                       OFFSET 0) AS trial
-                WHERE abs(trial.sharpe) < 1e300
-                GROUP BY trial.params_hash
-               ) AS own
-         WHERE tune.workspace_id = %(workspace_id)s
-           AND tune.strategy_entity_id = ANY (%(strategy_ids)s::uuid[])
-           AND tune.status = 'completed'
-           AND uuid_hash_extended(tune.id, 0) & 1 = %(half)s
-         GROUP BY tune.strategy_entity_id, own.params_hash) AS sets
- GROUP BY sets.strategy_id
-
--- counted_tunes --
--- The completed tunes of some strategies in one half, as the first 8 bytes of each id.
-SELECT tune.strategy_entity_id::text,
-       string_agg(substr(uuid_send(tune.id), 1, 8), '')
-  FROM backtest_tunes AS tune
- WHERE tune.workspace_id = %(workspace_id)s
-   AND tune.strategy_entity_id = ANY (%(strategy_ids)s::uuid[])
-   AND tune.status = 'completed'
-   AND uuid_hash_extended(tune.id, 0) & 1 = %(half)s
- GROUP BY tune.strategy_entity_id
+-- scored_trials --
+-- What every trial of half of the completed tunes of some strategies scored, a row a tune: the first 8
+-- bytes of its id, and in the binary form of arrays the hashes of its parameters and their out-of-sample
+-- Sharpe ratios, NaN for none. Tunes come in the order they were made in, which is the order their trials
+-- lie in. Two halves, because the planner does not run a lateral subquery in parallel.
+SELECT tune.strategy_id,
+       tune.id_start,
+       array_send(trials.params_hashes),
+       array_send(trials.sharpes)
+  FROM (SELECT id, strategy_entity_id::text AS strategy_id, substr(uuid_send(id), 1, 8) AS id_start
+          FROM backtest_tunes
+         WHERE workspace_id = %(workspace_id)s
+           AND strategy_entity_id = ANY (%(strategy_ids)s::uuid[])
+           AND status = 'completed'
+           AND uuid_hash_extended(id, 0) & 1 = %(half)s
+         ORDER BY created_at, id
+       ) AS tune
+ CROSS JOIN LATERAL (
+       SELECT array_agg(trial.params_hash) AS params_hashes,
+              array_agg(CASE WHEN abs(trial.sharpe) < 1e300 THEN trial.sharpe ELSE 'NaN' END) AS sharpes
+         FROM (SELECT found.params_hash, kb_finite_number(found.sharpe_json) AS sharpe
+                 FROM (SELECT jsonb_hash_extended(params, 0) AS params_hash,
+                              metrics_oos -> 'sharpe' AS sharpe_json
+                         FROM backtest_tune_runs
+                        WHERE tune_id = tune.id
+                          AND status = 'completed'
+                       OFFSET 0) AS found -- a fence, as the one below: each value is computed once
+               OFFSET 0) AS trial
+       ) AS trials

@@ -4,23 +4,25 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
-from kb_pipeline.domain.attribution import ParameterScores, RegimeIdentity
+from kb_pipeline.domain.attribution import ParameterScores, RegimeIdentity, SummedSets
 from kb_pipeline.rules import TAG_RULESET_ID
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.backtest_runs import Rows, since_parameter
 from kb_pipeline.storage.postgres import Connection, read_only_session
 
-SCORED_TRIAL: Final = np.dtype([("params_hash", ">i8"), ("sharpe", ">f8")])
-"""What the page statement packs of each scored trial: arrays of numbers are slow to parse."""
+_ARRAY_HEADER_BYTES: Final = 20
+"""What the binary form of an array of one dimension begins with. Nulls have no bytes and may not occur."""
 
-_SUMMED_SET: Final = np.dtype([("params_hash", ">i8"), ("total", ">f8"), ("tunes", ">i8")])
-"""What the sums of a parameter set are packed into."""
+_ELEMENT: Final = {kind: np.dtype([("bytes", ">i4"), ("value", f">{kind}")]) for kind in ("i8", "f8")}
+
+_TUNES_AT_ONCE: Final = 5_000
+"""Tunes whose trials are held at a time while they are summed up."""
 
 _REGIME_COLUMNS: Final = tuple(field.name for field in fields(RegimeIdentity))
 
@@ -37,7 +39,7 @@ def read_attribution_page(
 
     Columns: id, created_at, version, completed_at, strategy id, number of completed trials, best run,
     its params (JSON text) and Sharpe, type of its snapshot and JSON text of the snapshot's version and
-    tags, the timeframe of its data, and the SCORED_TRIAL records of all its completed trials.
+    tags, the timeframe of its data, and for `trials_of` the parameters and scores of its trials.
     """
     parameters = {"workspace_id": workspace_id, "since": since_parameter(since), "rows": rows}
     with connection.cursor(binary=True) as cursor:
@@ -79,6 +81,34 @@ def tune_hashes(ids: Sequence[str]) -> npt.NDArray[np.int64]:
     return np.frombuffer(joined, dtype=">i8").astype(np.int64)
 
 
+class TuneTrials(NamedTuple):
+    """The completed trials of some tunes, one after the other.
+
+    Position of the trial's tune, 64-bit hash of its parameters, its out-of-sample Sharpe ratio, NaN
+    where it has none; shape (trials,) each.
+    """
+
+    tunes: npt.NDArray[np.int64]
+    params_hashes: npt.NDArray[np.int64]
+    sharpes: npt.NDArray[np.float64]
+
+
+def trials_of(params_hashes: Sequence[bytes | None], sharpes: Sequence[bytes | None]) -> TuneTrials:
+    """Return the trials of tunes from two arrays a tune in Postgres' binary form, None where empty."""
+    width = _ELEMENT["i8"].itemsize
+    counts = [(len(value) - _ARRAY_HEADER_BYTES) // width if value else 0 for value in params_hashes]
+    return TuneTrials(
+        np.repeat(np.arange(len(counts)), counts),
+        _elements(params_hashes, "i8").astype(np.int64),
+        _elements(sharpes, "f8").astype(np.float64),
+    )
+
+
+def _elements(arrays: Sequence[bytes | None], kind: str) -> npt.NDArray[Any]:
+    joined = b"".join(value[_ARRAY_HEADER_BYTES:] for value in arrays if value)
+    return np.frombuffer(joined, dtype=_ELEMENT[kind])["value"]
+
+
 def parameter_scores(
     connection: Connection, workspace_id: UUID, strategy_ids: Sequence[str]
 ) -> dict[str, ParameterScores]:
@@ -89,9 +119,9 @@ def parameter_scores(
     """
     scope = {"workspace_id": workspace_id, "strategy_ids": list(strategy_ids)}
     with read_only_session(connection) as beside, ThreadPoolExecutor(1) as pool:
-        second = pool.submit(_half_of_the_scores, beside, scope | {"half": 1})
+        second = pool.submit(_half_of_the_sums, beside, scope | {"half": 1})
         try:
-            first = _half_of_the_scores(connection, scope | {"half": 0})
+            first = _half_of_the_sums(connection, scope | {"half": 0})
         except BaseException:  # who stops one half must not wait for the other
             beside.cancel_safe()
             raise
@@ -100,37 +130,26 @@ def parameter_scores(
         connection.execute(statement("backtest_tunes.declared_defaults"), scope).fetchall()
     )
     return {
-        strategy_id: _joined(
-            [sums.get(strategy_id, b"") for sums, _ in halves],
-            [counted.get(strategy_id, b"") for _, counted in halves],
-            declared.get(strategy_id),
+        strategy_id: ParameterScores.of(
+            SummedSets.joined([part for half in halves for part in half.get(strategy_id, ())]),
+            declared_default=declared.get(strategy_id),
         )
         for strategy_id in strategy_ids
     }
 
 
-def _half_of_the_scores(
-    connection: Connection, scope: Mapping[str, Any]
-) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """Return, by strategy, the packed sums of half of the tunes and the packed ids of that half."""
-    with connection.transaction(), connection.cursor(binary=True) as cursor:
-        cursor.execute(statement("session.one_snapshot"))
-        cursor.execute(statement("session.allow_long_read"))
-        sums: dict[str, bytes] = dict(
-            cursor.execute(statement("backtest_tunes.parameter_scores"), scope).fetchall()
-        )
-        counted: dict[str, bytes] = dict(
-            cursor.execute(statement("backtest_tunes.counted_tunes"), scope).fetchall()
-        )
-    return sums, counted
-
-
-def _joined(sums: Sequence[bytes], counted: Sequence[bytes], declared_default: int | None) -> ParameterScores:
-    sets = np.frombuffer(b"".join(sums), dtype=_SUMMED_SET)
-    return ParameterScores.of(
-        sets["params_hash"].astype(np.int64),
-        sets["total"].astype(np.float64),
-        sets["tunes"].astype(np.int64),
-        counted=np.frombuffer(b"".join(counted), dtype=">i8").astype(np.int64),
-        declared_default=declared_default,
-    )
+def _half_of_the_sums(connection: Connection, scope: Mapping[str, Any]) -> dict[str, list[SummedSets]]:
+    """Return, by strategy, the sums of the parameter sets tried in half of the tunes, in parts."""
+    parts: dict[str, list[SummedSets]] = {}
+    with connection.transaction(), connection.cursor("scored_trials", binary=True) as cursor:
+        connection.execute(statement("session.allow_long_read"))
+        cursor.execute(statement("backtest_tunes.scored_trials"), scope)
+        while rows := cursor.fetchmany(_TUNES_AT_ONCE):
+            strategies = np.array([row[0] for row in rows])
+            for strategy_id in np.unique(strategies).tolist():
+                of_strategy = [rows[row] for row in np.flatnonzero(strategies == strategy_id)]
+                _, id_starts, params_hashes, sharpes = zip(*of_strategy, strict=True)
+                counted = np.frombuffer(b"".join(id_starts), dtype=">i8").astype(np.int64)
+                summed = SummedSets.of(*trials_of(params_hashes, sharpes), counted=counted)
+                parts.setdefault(strategy_id, []).append(summed)
+    return parts

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kb_pipeline.domain.attribution import ParameterScores, RegimeIdentity, regime_identity
+from kb_pipeline.domain.attribution import ParameterScores, RegimeIdentity, SummedSets, regime_identity
 
 Tunes = list[list[tuple[int, float | None]]]
 """Of each tune its trials: hash of the parameters and score, None for none."""
@@ -27,18 +27,20 @@ def _parameter_scores(
     tunes: Tunes, declared: int | None = None, later: frozenset[int] = frozenset()
 ) -> ParameterScores:
     """Sum up as the statements do: odd and even tunes apart."""
-    counted = [number for number in range(len(tunes)) if number not in later]
-    sums: dict[tuple[int, int], list[float]] = defaultdict(list)
-    for number in counted:
-        for params, mean in _means(tunes[number]).items():
-            sums[number % 2, params].append(mean)
-    return ParameterScores.of(
-        np.array([params for _, params in sums], dtype=np.int64),
-        np.array([sum(means) for means in sums.values()], dtype=np.float64),
-        np.array([len(means) for means in sums.values()], dtype=np.int64),
-        counted=np.array(counted, dtype=np.int64),
-        declared_default=declared,
-    )
+    halves = []
+    for half in (0, 1):
+        counted = [number for number in range(half, len(tunes), 2) if number not in later]
+        trials = [(row, *trial) for row, number in enumerate(counted) for trial in tunes[number]]
+        rows, params, scores = zip(*trials, strict=True) if trials else ((), (), ())
+        halves.append(
+            SummedSets.of(
+                np.array(rows, dtype=np.int64),
+                np.array(params, dtype=np.int64),
+                np.array([math.nan if score is None else score for score in scores], dtype=np.float64),
+                counted=np.array(counted, dtype=np.int64),
+            )
+        )
+    return ParameterScores.of(SummedSets.joined(halves), declared_default=declared)
 
 
 def _baselines(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kb_pipeline.domain.attribution import ParameterScores
+from kb_pipeline.domain.attribution import ParameterScores, SummedSets
 from kb_pipeline.domain.leave_one_out import best_elsewhere, own_scores
 
 Trials = Sequence[tuple[int, float]]
@@ -110,18 +110,12 @@ def test_in_one_group_of_all_the_choice_scores_what_the_stored_baseline_does(
         for own, choice in zip(means, chosen, strict=True)
     ]
     numbers = np.arange(len(tunes))
-    parts = [(params, mean) for own in means for params, mean in own.items()]
-    scores = ParameterScores.of(
-        np.array([params for params, _ in parts], dtype=np.int64),
-        np.array([mean for _, mean in parts], dtype=np.float64),
-        np.ones(len(parts), dtype=np.int64),
-        counted=numbers,
-    )
-    trials = [trial for of_tune in tunes for trial in of_tune]
-    found = scores.baselines(
-        numbers,
+    flat = [trial for of_tune in tunes for trial in of_tune]
+    trials = (
         np.repeat(numbers, [len(of_tune) for of_tune in tunes]),
-        np.array([params for params, _ in trials], dtype=np.int64),
-        np.array([score for _, score in trials], dtype=np.float64),
+        np.array([params for params, _ in flat], dtype=np.int64),
+        np.array([score for _, score in flat], dtype=np.float64),
     )
+    scores = ParameterScores.of(SummedSets.of(*trials, counted=numbers))
+    found = scores.baselines(numbers, *trials)
     assert found.tolist() == pytest.approx(expected, nan_ok=True)  # sums differ by the order of adding
