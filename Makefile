@@ -48,12 +48,14 @@ soak: $(READY)  ## Kill backfills a thousand times; FAULT_SEED= replays what fai
 plant: $(READY)  ## Plant known bugs one at a time and see the tests catch each (some minutes).
 	@$(BIN)/python -m scripts.plant_bugs
 
-bench: $(READY)  ## Measure against what a user would pick instead (some minutes; prints ratios).
-	@for name in features candidacy landing attribution ohlcv flat; do \
-	  echo "== $$name"; $(BIN)/python -m benchmarks.bench_$$name || exit 1; done
+bench: $(READY)  ## Measure against what a user would pick instead (half an hour); report in benchmarks/results.
+	@$(BIN)/python -m benchmarks.report
+
+bench-smoke: $(READY)  ## Run the benchmarks on little data: are the results those of the alternatives?
+	@$(BIN)/python -m pytest -q kb_pipeline_tests/integration/test_benchmarks.py
 
 lock:  ## Resolve constraints.txt again from pyproject.toml.
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header --extra dev --upgrade pyproject.toml scripts/bootstrap.in -o constraints.txt
 
-.PHONY: help env demo ui shell test check soak plant bench lock
+.PHONY: help env demo ui shell test check soak plant bench bench-smoke lock

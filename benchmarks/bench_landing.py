@@ -1,21 +1,22 @@
 """Snapshots landed a second through the regime backfill, windows shared or each run's own."""
 
-import argparse
-import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.figures import Figure, in_turn, show
 from benchmarks.synthetic import WORKSPACE_ID, fresh_copy, template
 from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
 from kb_pipeline.storage.postgres import connect
 
 BARS = 60_000
-OWN_WINDOWS = 40_000
-SHARED_WINDOWS = 50
+WINDOWS = {"windows of their own": 40_000, "windows shared by many": 50}
+BATCH_SIZES = (1_000, 100)
 
 
 def write_hourly_bars(path: Path) -> Path:
@@ -57,23 +58,16 @@ def landed_per_second(database: str, path: Path, batch_size: int) -> float:
     return report.updated / seconds
 
 
-def main() -> None:
-    """Print the rate for each batch size and kind of window."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--runs", type=int, default=3)
-    arguments = parser.parse_args()
+def figures(rows: int = 200_000, repeats: int = 3) -> Iterator[Figure]:
+    """Yield the rate for each kind of window and batch size."""
     with tempfile.TemporaryDirectory() as directory:
         path = write_hourly_bars(Path(directory) / "BENCH_1h.csv")
-        for kind, windows in (("own", OWN_WINDOWS), ("shared", SHARED_WINDOWS)):
-            with template(runs=arguments.rows, windows=windows) as database:
-                for batch_size in (1_000, 100):
-                    rates = [landed_per_second(database, path, batch_size) for _ in range(arguments.runs)]
-                    print(
-                        f"{kind} windows, batch {batch_size}: median {statistics.median(rates):,.0f} rows/s "
-                        f"(from {min(rates):,.0f} to {max(rates):,.0f})"
-                    )
+        for kind, windows in WINDOWS.items():
+            with template(runs=rows, windows=windows) as database:
+                measures = [partial(landed_per_second, database, path, size) for size in BATCH_SIZES]
+                for size, runs in zip(BATCH_SIZES, in_turn(repeats, *measures), strict=True):
+                    yield Figure(f"snapshots landed, {kind}, {size:,} a commit", "rows/s", runs)
 
 
 if __name__ == "__main__":
-    main()
+    show(figures())
