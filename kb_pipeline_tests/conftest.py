@@ -5,6 +5,7 @@ pointing there and without a KB_DATABASE_URL, so none can reach the database of 
 are made in builders.py, except the workspace that almost every test needs.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from psycopg import sql
 from kb_pipeline.storage import embedded
 from kb_pipeline.storage.migrations import migrate
 from kb_pipeline.storage.postgres import Connection, connect, ensure_database
+
+# Hundreds of processes are started, and each would compile anew all it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _TEMPLATE = "kb_template"
 _numbers = count(1)
