@@ -1,8 +1,9 @@
 """A regime backfill of 1, 20 and 500 partitions through Dagster, against the same calls in one bare process.
 
-Every way does the same work over the same files and rows, again and again in turn; partitions are of
-the demo's size. `start` is what Dagster's command takes longer than the bare process for one partition
-of a workspace without runs. Also: event rows a partition, and seconds to load the definitions.
+Every way does the same work over the same files and rows, again and again in turn, and medians are shown;
+partitions are of the demo's size. `start` is what Dagster's command takes longer than the bare process for
+one partition of a workspace without runs, for which neither reads a file. Also: event rows a partition,
+and seconds to load the definitions.
 """
 
 import argparse
@@ -36,12 +37,15 @@ LOAD = "import time; a = time.perf_counter(); import kb_pipeline.definitions; pr
 BARE = """
 import sys; from pathlib import Path
 from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
-from kb_pipeline.storage.orchestration import find_workspace
+from kb_pipeline.storage.orchestration import find_workspace, waiting_symbols
 from kb_pipeline.storage.postgres import connect
 root = Path(sys.argv[1])
 with connect() as connection:
     workspace = find_workspace(connection, sys.argv[2])
+    waiting = waiting_symbols(connection, workspace.id)
     for path in sorted((root / 'ohlcv').iterdir())[: int(sys.argv[3])]:
+        if path.name[:5] not in waiting:
+            continue
         request = RegimeRequest(workspace_id=workspace.id, ohlcv_file=path, symbol=path.name[:5],
                                 limit=None, batch_size=100, data_root=root)
         backfill_regime(connection, request, dry_run=False)
@@ -98,21 +102,23 @@ def compare(partitions: int, repeats: int, root: Path, directory: Path) -> None:
             undo(url)
             busy[name].append(timed(way("w1", partitions), environment))
             idle[name].append(timed(way("w2", 1), environment))
+    undo(url)
     rows = event_rows(environment, lambda: timed(ways["asset"]("w1", partitions), environment))
     print(f"{partitions} partitions, {rows / partitions:.1f} event rows each ({rows})")
     for kind, unit in enumerate(Cost._fields):
-        # The least of each: what another process costs meanwhile is more than what is looked for.
-        through = {name: min(it[kind] for it in busy[name]) for name in ways}
-        starts = {
-            name: min(it[kind] for it in idle[name]) - min(it[kind] for it in idle["bare"]) for name in ways
-        }
-        print(f"  {unit}: bare {through['bare']:.2f} s")
-        for name in list(ways)[1:]:
-            beyond = through[name] - through["bare"] - starts[name]
-            share = f"beyond it {beyond:+.2f} s = {beyond / through['bare']:+.0%} of bare"
-            print(f"    {name}: {through[name]:.2f} s, start {starts[name]:.2f} s, {share}")
-    if partitions <= 20:
-        from_page(url, partitions, environment)
+        through = {name: statistics.median(it[kind] for it in busy[name]) for name in ways}
+        starts = {name: statistics.median(it[kind] for it in idle[name]) for name in ways}
+        work = through["bare"] - starts["bare"]
+        bare = through.pop("bare")
+        print(f"  {unit}: bare {bare:.2f} s, {work:.2f} s of it work")
+        for name, seconds in through.items():
+            start = starts[name] - starts["bare"]
+            beyond = seconds - bare - start
+            share = (
+                f"beyond it {beyond:+.2f} s = {beyond / bare:+.0%} of bare, {beyond / work:+.0%} of its work"
+            )
+            print(f"    {name}: {seconds:.2f} s, start {start:.2f} s, {share}")
+    from_page(url, partitions, environment)
 
 
 def event_rows(environment: Environment, run: Callable[[], object]) -> int:

@@ -75,7 +75,9 @@ def environment_of(url: str, root: Path, home: Path) -> dict[str, str]:
     with connect(instance) as connection:
         # As `make ui` and `make shell` make it.
         commit_without_waiting(connection)
-    return dict(os.environ) | {
+    # As in `make ui` and `make shell`, Python keeps what it compiled.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {
         "PYTHONPATH": str(ROOT),
         "KB_DATA_ROOT": str(root),
         "KB_DATABASE_URL": url,

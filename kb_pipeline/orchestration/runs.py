@@ -24,13 +24,6 @@ MAX_RETRIES: Final = 3
 FIRST_RETRY_AFTER_SECONDS: Final = 5
 """Waits of 5, 10 and 20 seconds outlast a short backfill of the workspace, or the database's restart."""
 
-HELD_CONNECTION_SECONDS: Final = 1
-"""Dagster connects anew for each of its statements, which makes an event cost 8 ms instead of 2. Held
-no longer than this, no connection is taken up again after a restart of the server."""
-
-STATEMENT_TIMEOUT_MS: Final = 60_000
-"""Writing an event takes a thousandth of this."""
-
 _WORTH_RETRYING: Final = (AlreadyRunningError, ConflictsRemainError, DatabaseError, psycopg.OperationalError)
 
 
@@ -44,9 +37,20 @@ def run_asset(
     """
     _prepare(context, database, prices)
     done = _run_step(context, step, config, database, prices, asked_keys(context))
-    for key, metadata in done.items():
-        context.add_asset_metadata(metadata, partition_key=key)
+    _describe(context, done)
     return dg.MaterializeResult()
+
+
+def _describe(context: dg.AssetExecutionContext, done: Mapping[str, Metadata]) -> None:
+    """Add to each partition's materialization its metadata.
+
+    Not by add_asset_metadata, which reads all keys of the run again for every one of them.
+    """
+    step = context.get_step_execution_context()
+    for key, metadata in done.items():
+        step._metadata_accumulator = step._metadata_accumulator.with_additional_asset_metadata(
+            context.asset_key, key, metadata
+        )
 
 
 def run_op(
@@ -59,10 +63,7 @@ def run_op(
 
 
 def _prepare(context: Context, database: Database, prices: Prices) -> None:
-    """Let Dagster's storage hold its connections for a moment; register the partitions there are."""
-    context.instance.optimize_for_webserver(
-        statement_timeout=STATEMENT_TIMEOUT_MS, pool_recycle=HELD_CONNECTION_SECONDS, max_overflow=10
-    )
+    """Register the partitions there are."""
     with _named_failures(context):
         sync_partitions(context.instance, database, prices, remove=False)
 
