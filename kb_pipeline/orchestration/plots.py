@@ -6,9 +6,10 @@ Only drawing. What is drawn comes as frames and numbers; whether to draw is deci
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 
 from kb_pipeline.domain.uplift_cells import UpliftCell
@@ -37,23 +38,36 @@ def price_plot(
     title: str, bars: pd.DataFrame, windows: Sequence[RegimeWindow] = ()
 ) -> dg.MarkdownMetadataValue:
     """Draw closing prices, and the windows beneath them in the colours of their trends."""
-    from matplotlib.dates import date2num
-
     figure, axes = _figure(title)
     axes.plot(bars.index, bars["close"], linewidth=0.8, color="#1f3b57")
     trends = [
         next((trend for trend in _TREND_COLOURS if trend in window.tags), "other") for window in windows
     ]
-    for window, trend in zip(windows, trends, strict=True):
-        colour = _TREND_COLOURS.get(trend, _OTHER_COLOUR)
-        begin, end = date2num([pd.Timestamp(window.start), pd.Timestamp(window.end)])  # type: ignore[no-untyped-call]
-        axes.axvspan(begin, end, color=colour, alpha=0.35, lw=0)
+    # One collection: a patch for each window takes twice as long.
+    begins = _day_numbers([it.start for it in windows])
+    ends = _day_numbers([it.end for it in windows])
+    axes.broken_barh(
+        list(zip(begins, ends - begins, strict=True)),
+        (0, 1),
+        transform=axes.get_xaxis_transform(),
+        facecolors=[_TREND_COLOURS.get(trend, _OTHER_COLOUR) for trend in trends],
+        alpha=0.35,
+        lw=0,
+    )
     for trend in sorted(set(trends)):
         axes.plot([], [], color=_TREND_COLOURS.get(trend, _OTHER_COLOUR), linewidth=6, alpha=0.5, label=trend)
     if windows:
         axes.legend(loc="upper left", fontsize=8, frameon=False)
     axes.set_ylabel("close")
     return _markdown(title, figure)
+
+
+def _day_numbers(times: list[str]) -> np.ndarray[Any, Any]:
+    """Return times as matplotlib counts them."""
+    from matplotlib.dates import date2num
+
+    numbers: np.ndarray[Any, Any] = date2num(pd.to_datetime(times, utc=True, format="ISO8601"))  # type: ignore[no-untyped-call]
+    return numbers
 
 
 def reason_plot(title: str, counts: Mapping[str, int]) -> dg.MarkdownMetadataValue:
