@@ -3,14 +3,17 @@
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.workspace.load_target import PyProjectFileTarget
 
 from kb_pipeline.definitions import defs
 from kb_pipeline.orchestration import sensor_decisions
+from kb_pipeline.orchestration.instance import MODULE
 from kb_pipeline.orchestration.resources import Database
 from kb_pipeline.orchestration.sensors import lost_runs
 from kb_pipeline.storage.demo import load_demo
@@ -130,6 +133,15 @@ def test_a_file_of_settings_names_the_module_too_and_a_failure_is_an_exit_code(
 def test_the_location_is_valid_as_the_workspace_file_names_it(environment: dict[str, str]) -> None:
     done = _run("dagster definitions validate -w workspace.yaml", environment)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_project_file_names_the_same_location_for_both_of_dagster_s_commands() -> None:
+    path = ROOT / "pyproject.toml"
+    (origin,) = PyProjectFileTarget(str(path)).create_origins()
+    assert origin.location_name == "kb_pipeline"
+    assert origin.loadable_target_origin.module_name == MODULE
+    project = tomllib.loads(path.read_text())["tool"]["dg"]["project"]
+    assert (project["root_module"], project["code_location_target_module"]) == ("kb_pipeline", MODULE)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

@@ -13,5 +13,5 @@ def test_a_terminal_that_hangs_up_during_the_start_leaves_nothing(server: str, t
     url = ensure_database(server, "hang_up")
     process = start_serving(dagster_environment(server, tmp_path, url, "hang_up_dagster"))
     family = psutil.Process(process.pid)
-    wait_until(lambda: len(family.children(recursive=True)) >= 2, "Dagster to start its own processes", 30)
+    wait_until(lambda: len(family.children(recursive=True)) >= 2, "Dagster to start its own processes", 60)
     stop_serving(process, signal.SIGHUP, processes=2)

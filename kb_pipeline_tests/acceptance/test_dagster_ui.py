@@ -150,7 +150,7 @@ def test_a_backfill_of_a_workspace_is_launched_from_the_dialog(
     browser.picture(pictures / "launch-backfill.png")
     browser.click("Launch backfill")
     # Read where it has ended; others are looked at meanwhile.
-    assert len(wait_until(lambda: _backfills(page), "the backfill to be there", 20)) == 1
+    assert len(wait_until(lambda: _backfills(page), "the backfill to be there", 60)) == 1
 
 
 def _backfills(page: Page) -> list[Any]:
@@ -220,13 +220,13 @@ def test_price_files_are_normalised_by_themselves(page: Page) -> None:
         return stats is not None and stats["numMaterialized"] == len(SYMBOLS)
 
     # One tick sees a file, the next sees that it stood still.
-    wait_until(filled, "the prices to be normalised", 3 * TICK_SECONDS)
+    wait_until(filled, "the prices to be normalised", 4 * TICK_SECONDS)
 
 
 def test_a_job_is_launched_from_a_terminal_and_run_by_the_daemon(page: Page) -> None:
     said, _ = page.launched.communicate(timeout=60)
     assert page.launched.returncode == 0, said
-    wait_until(lambda: "SUCCESS" in _statuses(page, "ingest_trials"), "the launched job to succeed", 40)
+    wait_until(lambda: "SUCCESS" in _statuses(page, "ingest_trials"), "the launched job to succeed", 90)
     trials = page.connection.execute("SELECT count(*) FROM kb_trials").fetchone()
     assert trials is not None
     assert trials[0] > 0
@@ -239,7 +239,7 @@ def _statuses(page: Page, job: str) -> list[str]:
 
 
 def test_a_run_that_fails_is_told_to_the_webhook(page: Page) -> None:
-    wait_until(lambda: page.told, "the alert", 2 * TICK_SECONDS)
+    wait_until(lambda: page.told, "the alert", 3 * TICK_SECONDS)
     (alert,) = page.told
     assert alert["job"] == "backfill_candidacy"
     assert "There is no workspace 'nowhere'" in alert["error"]
@@ -251,7 +251,7 @@ def test_the_backfill_from_the_dialog_succeeds_in_one_run(
     def ended() -> list[Any]:
         return [it for it in _backfills(page) if it["status"] not in ("REQUESTED", "CANCELING")]
 
-    found = wait_until(ended, "the backfill to end", 3 * TICK_SECONDS)
+    found = wait_until(ended, "the backfill to end", 4 * TICK_SECONDS)
     assert found == [{"status": "COMPLETED_SUCCESS", "numPartitions": len(SYMBOLS)}]
     (run,) = _runs_of_backfills(page)
     assert {it["partition"] for it in run["assetMaterializations"]} == {f"{it}|demo" for it in SYMBOLS}
@@ -260,7 +260,9 @@ def test_the_backfill_from_the_dialog_succeeds_in_one_run(
     browser.picture(pictures / "regime-partition.png")
     browser.click("[Show Markdown]")
     browser.wait_for("Copy", "Close")
-    assert browser.evaluate("document.querySelector('img[src^=\"data:image/png\"]').naturalWidth") > 300
+    width = "document.querySelector('img[src^=\"data:image/png\"]')?.naturalWidth"
+    # 0 until the picture is decoded.
+    assert wait_until(lambda: browser.evaluate(width), "the picture to be drawn", 20) > 300
     browser.picture(pictures / "regime-plot.png")
 
 
