@@ -207,6 +207,19 @@ def test_a_run_that_names_no_workspace_says_how_to(prices: Prices, instance: dg.
     assert "`workspaces: [demo]`" in failure.step_failure_data.error_display_string
 
 
+def test_a_job_given_a_partition_goes_through_that_one_and_records_it(
+    connection: Connection, workspace: Workspace, prices: Prices, instance: dg.DagsterInstance
+) -> None:
+    add_run(connection, workspace, summary={"sharpe": 1.2, "trades": 60})
+    other = add_workspace(connection, "other")
+    left = add_run(connection, other, summary={"sharpe": 1.2, "trades": 60})
+    config = _named("candidacy", workspaces=["other"])
+    tags = {"dagster/partition": "quant"}
+    assert _execute(prices, instance, "backfill_candidacy", run_config=config, tags=tags).success
+    assert _materialized(instance, "candidacy_decisions") == {"quant"}
+    assert column(connection, "backtest_runs", "kb_status", left) == "excluded"
+
+
 def test_a_workspace_that_is_being_written_is_waited_for(
     connection: Connection,
     database_url: str,
