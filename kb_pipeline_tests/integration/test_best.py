@@ -196,7 +196,7 @@ def test_the_best_ten_of_a_key_cost_ten_rows_of_an_index_and_no_sort(
     for asked, rows in (([KEY], 10), (regime_keys(trend="uptrend", vol="high_vol"), 30)):
         parameters = {"workspace_id": many.id, "regime_keys": asked, **kinds, "rows": 10}
         plan = _plan(connection, "questions.best_of_keys", parameters)
-        assert _indexes(plan) - {"kb_entities_pkey"} == {"idx_tunes_comparable_ranking"}
+        assert _indexes(plan) - {"kb_entities_pkey"} == {"idx_tunes_kind_ranking"}
         assert "Sort" not in _kinds(plan)
         assert _rows_read(plan) == rows
 
@@ -206,7 +206,7 @@ def test_the_summary_reads_an_index_in_order(connection: Connection, many: Works
         for name in ("session.allow_long_read", "questions.prefer_index_order"):
             connection.execute(statement(name))
         plan = _plan(connection, "questions.regime_counts", {"workspace_id": many.id})
-    assert _indexes(plan) == {"idx_tunes_comparable_ranking"}
+    assert _indexes(plan) == {"idx_tunes_kind_ranking"}
     assert "Sort" not in _kinds(plan)
     assert _rows_read(plan) == TUNES
 
