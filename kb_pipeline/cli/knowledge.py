@@ -104,6 +104,8 @@ def recommend(as_json: bool, form: Literal["text", "json", "optuna"], **argument
     from kb_pipeline.questions.recommend import recommend as ask
     from kb_pipeline.questions.recommendation import optuna_trials
 
+    if as_json and form == "optuna":
+        raise click.UsageError("--json and --format optuna are two forms of an answer. Give one of them.")
     request = RecommendRequest(**arguments)
     with session("recommend") as connection:
         answer = ask(connection, request)

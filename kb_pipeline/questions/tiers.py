@@ -54,7 +54,9 @@ class Walk:
 
     def _tier(self, tier: str, rows: int) -> list[Source]:
         if tier != "distance":
-            keys = tier_keys(self._subject.regime_key)[tier]
+            keys = tier_keys(self._subject.regime_key).get(tier)
+            if keys is None:  # the tier that takes any regime
+                keys = recommend_events.group_keys(self._connection, self._workspace_id, self._group)
             return recommend_events.candidates(self._connection, self._workspace_id, self._group, keys, rows)
         asked, scales = self._subject.features, self._scales.values
         if asked is None or scales is None:
