@@ -7,7 +7,7 @@ from kb_pipeline.domain.matching import matched_dimensions, tier_keys
 from kb_pipeline.questions import vectors
 from kb_pipeline.questions.recommendation import Candidate
 from kb_pipeline.questions.subject import Subject
-from kb_pipeline.questions.vectors import Apart, Scales
+from kb_pipeline.questions.vectors import Apart, Progress, Scales
 from kb_pipeline.questions.words import params_of
 from kb_pipeline.rules import RECOMMENDED_CANDIDATES, TIERS
 from kb_pipeline.storage import recommend_events
@@ -22,14 +22,19 @@ class Walk:
     """One walk; `warnings` says what the asker should know of it."""
 
     def __init__(
-        self, connection: Connection, workspace_id: UUID, subject: Subject, group: ScoreGroup
+        self,
+        connection: Connection,
+        workspace_id: UUID,
+        subject: Subject,
+        group: ScoreGroup,
+        progress: Progress,
     ) -> None:
         self._connection, self._workspace_id = connection, workspace_id
         self._subject, self._group = subject, group
         self._scales = Scales(None, 0)
         self.warnings: list[str] = []
         if subject.features is not None:
-            self._scales = vectors.pack_changes(connection, workspace_id)
+            self._scales = vectors.pack_changes(connection, workspace_id, progress)
             self.warnings += self._scales.warnings
 
     def run(self, k: int, min_samples: int) -> Found:
