@@ -21,9 +21,11 @@ from kb_pipeline.domain.regime import RegimeSnapshot
 from kb_pipeline.questions.recommend import RecommendRequest, recommend
 from kb_pipeline.questions.vectors import pack_changes
 from kb_pipeline.rules import DISTANCE_FEATURES, TIERS
-from kb_pipeline.storage import regime_vectors
+from kb_pipeline.sql import statement
+from kb_pipeline.storage import questions, recommend_events, regime_vectors
 from kb_pipeline.storage.embedded import start
 from kb_pipeline.storage.postgres import Connection, connect, ensure_database
+from kb_pipeline.storage.recommend_events import ScoreGroup
 
 SIZES = (100_000, 1_000_000)
 CALLS = 200
@@ -75,6 +77,7 @@ def measure(tunes: int) -> None:
         )
         _print_key_tiers(connection, request, tunes)
         _print_distances(connection, request, tunes)
+        _print_plans(connection, tunes)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{tunes:>9,} tunes: peak memory {peak_mb:,.0f} MB, the matrix for the comparison included")
 
@@ -88,19 +91,38 @@ def _pack(connection: Connection) -> None:
 
 def _print_key_tiers(connection: Connection, request: RecommendRequest, tunes: int) -> None:
     bare = sql.SQL(STATEMENTS["bare_recommendation"])
+    group = ScoreGroup(request.strategy, str(request.timeframe), str(request.objective))
+    every_key = recommend_events.group_keys(connection, WORKSPACE_ID, group)
     for regime_key, min_samples in TIERS_BY_KEY:
         asked = replace(request, regime_key=regime_key, min_samples=min_samples)
         tier = recommend(connection, asked).tier_used
         parameters = {
             "workspace_id": WORKSPACE_ID,
             "strategy_id": request.strategy,
-            "regime_keys": list(tier_keys(regime_key)[tier]),
+            "regime_keys": list(tier_keys(regime_key).get(tier, every_key)),
             "rows": TIERS[tier][1] or request.k,
         }
         bare_ms = median_ms(partial(_fetch, connection, bare, parameters))
         own_ms = median_ms(partial(recommend, connection, asked))
         ratio = f"{own_ms / bare_ms:.1f} times"
         print(f"{tunes:>9,} tunes: {tier} {own_ms:.2f} ms, its bare SQL {bare_ms:.2f} ms: {ratio}")
+
+
+def _print_plans(connection: Connection, tunes: int) -> None:
+    """Print what `best` and `regimes` read of the tunes, and how long the summary of all regimes takes."""
+    asked = {"timeframes": ["1h"], "objectives": ["sharpe"], "rows": 10, "regime_keys": [TIERS_BY_KEY[0][0]]}
+    for name, parameters in (("best_of_keys", asked), ("regime_counts", {})):
+        with connection.transaction():
+            connection.execute(statement("session.allow_long_read"))
+            if name == "regime_counts":
+                connection.execute(statement("questions.prefer_index_order"))
+            explain = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) ") + sql.SQL(
+                statement(f"questions.{name}")
+            )
+            plan = connection.execute(explain, {"workspace_id": WORKSPACE_ID, **parameters}).fetchall()
+        print(f"{tunes:>9,} tunes: {name}\n" + "\n".join(f"    {line}" for (line,) in plan))
+    took = median_ms(lambda: questions.regime_counts(connection, WORKSPACE_ID), 5)
+    print(f"{tunes:>9,} tunes: the summary of all regimes {took:,.0f} ms")
 
 
 def _fetch(connection: Connection, query: sql.SQL, parameters: Mapping[str, object]) -> object:

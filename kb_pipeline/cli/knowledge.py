@@ -9,7 +9,7 @@ from uuid import UUID
 import click
 
 from kb_pipeline import rules
-from kb_pipeline.cli.running import session
+from kb_pipeline.cli.running import packing, session
 
 _workspace = click.option("--workspace-id", type=click.UUID, required=True, help="Workspace to ask.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -104,9 +104,11 @@ def recommend(as_json: bool, form: Literal["text", "json", "optuna"], **argument
     from kb_pipeline.questions.recommend import recommend as ask
     from kb_pipeline.questions.recommendation import optuna_trials
 
+    if as_json and form == "optuna":
+        raise click.UsageError("--json and --format optuna are two forms of an answer. Give one of them.")
     request = RecommendRequest(**arguments)
-    with session("recommend") as connection:
-        answer = ask(connection, request)
+    with session("recommend") as connection, packing() as progress:
+        answer = ask(connection, request, progress)
     if form == "optuna":
         trials, notes = optuna_trials(answer.candidates)
         click.echo(json.dumps(trials, indent=2))
@@ -131,6 +133,6 @@ def similar(workspace_id: UUID, as_json: bool, **arguments: Any) -> None:
     """Show the tunes and runs whose regimes are nearest by distance, and what worked there."""
     from kb_pipeline.questions.similar import similar as ask
 
-    with session("similar") as connection:
-        answer = ask(connection, workspace_id, **arguments)
+    with session("similar") as connection, packing() as progress:
+        answer = ask(connection, workspace_id, progress=progress, **arguments)
     click.echo(json.dumps(answer.to_dict(), indent=2) if as_json else answer.to_text())

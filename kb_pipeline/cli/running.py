@@ -3,7 +3,7 @@
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,22 @@ def watching(limit: int | None, unit: str) -> "Iterator[Watch]":
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def packing() -> "Iterator[Callable[[int, int], None]]":
+    """Show on a terminal how far the regimes are packed that distances are measured to, after a second."""
+    from tqdm import tqdm
+
+    with tqdm(
+        desc="Packing regimes", unit=" regimes", delay=1, disable=None, leave=False, file=sys.stderr
+    ) as bar:
+
+        def show(packed: int, changed: int) -> None:
+            bar.total = changed
+            bar.update(packed - bar.n)
+
+        yield show
 
 
 def finish(report: "BackfillReport", as_json: bool, listed: bool) -> None:

@@ -336,7 +336,7 @@ def facts(frame: Frame) -> Sequence[Fact]:
         Fact("with a known uplift", known, f"of {frame.uplift.scanned}" if frame.uplift else ""),
         Fact("Regimes met by tunes", str(len(regimes))),
         Fact(
-            "Strategy and regime covered",
+            "Strategy and regime pairs covered",
             str(len(covered)),
             f"of {len(covered) + len(frame.gaps)}",
         ),

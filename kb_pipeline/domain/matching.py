@@ -36,9 +36,6 @@ DIMENSIONS: Final = {
 }
 """What may stand in a regime key, by dimension; no tag is a value like any other."""
 
-NO_REGIME_KEY: Final = ""
-"""Stands for the key of a candidate without a regime."""
-
 _FLOORS: Final = np.array(DISTANCE_SCALE_FLOORS)
 
 
@@ -106,7 +103,7 @@ def regime_keys(**fixed: str) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def tier_keys(regime_key: str) -> Mapping[str, Sequence[str]]:
-    """Return the keys that each tier by key takes; but for the last one, no key stands in two of them.
+    """Return the keys that each tier by key takes; no key stands in two of them. The last tier takes any.
 
     Raises:
         BadArgumentError: As `regime_parts`.
@@ -121,13 +118,13 @@ def tier_keys(regime_key: str) -> Mapping[str, Sequence[str]]:
     ):
         tiers[tier] = [key for key in regime_keys(**fixed) if key not in taken]
         taken.update(tiers[tier])
-    return tiers | {"global_best": [*regime_keys(), NO_REGIME_KEY]}
+    return tiers
 
 
 def matched_dimensions(asked: str, found: str | None) -> list[str]:
     """Return the dimensions in which two regime keys agree; none where one is no readable key."""
     try:
-        pair = regime_parts(asked), regime_parts(found or NO_REGIME_KEY)
+        pair = regime_parts(asked), regime_parts(found or "")
     except BadArgumentError:
         return []
     return [name for name, one, other in zip(DIMENSIONS, *pair, strict=True) if one == other]

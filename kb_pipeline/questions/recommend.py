@@ -17,6 +17,7 @@ from kb_pipeline.questions.groups import choose_group, suggestions
 from kb_pipeline.questions.recommendation import Recommendation
 from kb_pipeline.questions.subject import Subject, strategy_of, subject_of
 from kb_pipeline.questions.tiers import Walk
+from kb_pipeline.questions.vectors import Progress
 from kb_pipeline.rules import MIN_SAMPLES, RECOMMENDED_CANDIDATES, REGIME_SCHEMA_VERSION, TIERS
 from kb_pipeline.storage import recommend_events
 from kb_pipeline.storage.postgres import Connection
@@ -52,11 +53,16 @@ class RecommendRequest:
             )
 
 
-def recommend(connection: Connection, request: RecommendRequest) -> Recommendation:
+def recommend(
+    connection: Connection,
+    request: RecommendRequest,
+    progress: Progress = lambda _packed, _changed: None,
+) -> Recommendation:
     """Return the best parameters of a strategy for a regime, cut to `k`.
 
     Tiers are walked in order until `min_samples` candidates are found. A call that cannot be logged,
-    as with a role that may only read, is answered all the same and says so.
+    as with a role that may only read, is answered all the same and says so. `progress` hears how far
+    packing the regimes is that changed since the last question of a distance.
 
     Raises:
         BadArgumentError: The workspace, strategy, run or key is unknown, or what is asked about was
@@ -64,16 +70,16 @@ def recommend(connection: Connection, request: RecommendRequest) -> Recommendati
         OhlcvFileError: The price file is refused.
     """
     with plans_kept(connection):
-        return _recommend(connection, request)
+        return _recommend(connection, request, progress)
 
 
-def _recommend(connection: Connection, request: RecommendRequest) -> Recommendation:
+def _recommend(connection: Connection, request: RecommendRequest, progress: Progress) -> Recommendation:
     begin = time.perf_counter()
     strategy_id, strategy = strategy_of(connection, request.workspace_id, request.strategy)
     subject = _subject(connection, request)
     timeframe = request.timeframe or subject.timeframe
     choice = choose_group(connection, request.workspace_id, strategy_id, timeframe, request.objective)
-    walk = Walk(connection, request.workspace_id, subject, choice.group)
+    walk = Walk(connection, request.workspace_id, subject, choice.group, progress)
     found = walk.run(request.k, request.min_samples)
     answer = Recommendation(
         workspace_id=str(request.workspace_id),

@@ -10,7 +10,7 @@ from uuid import UUID
 from kb_pipeline.domain.matching import Contribution, contributions_text
 from kb_pipeline.questions import vectors
 from kb_pipeline.questions.subject import subject_of
-from kb_pipeline.questions.vectors import Apart, is_score
+from kb_pipeline.questions.vectors import Apart, Progress, is_score
 from kb_pipeline.questions.words import params_of, printable, table
 from kb_pipeline.rules import RECOMMENDED_CANDIDATES
 from kb_pipeline.storage import regime_vectors
@@ -102,10 +102,11 @@ def similar(
     timeframe: str | None = None,
     k: int = RECOMMENDED_CANDIDATES,
     rebuild: bool = False,
+    progress: Progress = lambda _packed, _changed: None,
 ) -> SimilarAnswer:
     """Return the k tunes and runs of a workspace whose regimes are nearest to a run's or a file's.
 
-    `rebuild` packs all regimes of the workspace anew first.
+    `rebuild` packs all regimes of the workspace anew first; `progress` hears how far packing is.
 
     Raises:
         BadArgumentError: Not exactly one of a run and a file was given, or one is unknown.
@@ -115,7 +116,7 @@ def similar(
     subject = subject_of(connection, workspace_id, run_id=run_id, ohlcv_file=ohlcv_file, timeframe=timeframe)
     if rebuild:
         regime_vectors.start_over(connection, workspace_id)
-    scales = vectors.pack_changes(connection, workspace_id)
+    scales = vectors.pack_changes(connection, workspace_id, progress)
     warnings = [*subject.warnings, *scales.warnings]
     if subject.features is None or scales.values is None:
         return SimilarAnswer(subject.label, subject.regime_key, [], warnings)

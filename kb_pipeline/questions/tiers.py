@@ -7,7 +7,7 @@ from kb_pipeline.domain.matching import matched_dimensions, tier_keys
 from kb_pipeline.questions import vectors
 from kb_pipeline.questions.recommendation import Candidate
 from kb_pipeline.questions.subject import Subject
-from kb_pipeline.questions.vectors import Apart, Scales
+from kb_pipeline.questions.vectors import Apart, Progress, Scales
 from kb_pipeline.questions.words import params_of
 from kb_pipeline.rules import RECOMMENDED_CANDIDATES, TIERS
 from kb_pipeline.storage import recommend_events
@@ -22,14 +22,19 @@ class Walk:
     """One walk; `warnings` says what the asker should know of it."""
 
     def __init__(
-        self, connection: Connection, workspace_id: UUID, subject: Subject, group: ScoreGroup
+        self,
+        connection: Connection,
+        workspace_id: UUID,
+        subject: Subject,
+        group: ScoreGroup,
+        progress: Progress,
     ) -> None:
         self._connection, self._workspace_id = connection, workspace_id
         self._subject, self._group = subject, group
         self._scales = Scales(None, 0)
         self.warnings: list[str] = []
         if subject.features is not None:
-            self._scales = vectors.pack_changes(connection, workspace_id)
+            self._scales = vectors.pack_changes(connection, workspace_id, progress)
             self.warnings += self._scales.warnings
 
     def run(self, k: int, min_samples: int) -> Found:
@@ -54,7 +59,9 @@ class Walk:
 
     def _tier(self, tier: str, rows: int) -> list[Source]:
         if tier != "distance":
-            keys = tier_keys(self._subject.regime_key)[tier]
+            keys = tier_keys(self._subject.regime_key).get(tier)
+            if keys is None:  # the tier that takes any regime
+                keys = recommend_events.group_keys(self._connection, self._workspace_id, self._group)
             return recommend_events.candidates(self._connection, self._workspace_id, self._group, keys, rows)
         asked, scales = self._subject.features, self._scales.values
         if asked is None or scales is None:

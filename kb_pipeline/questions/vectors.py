@@ -6,7 +6,7 @@ session is at it, the answer says how much it does not know.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, TypeGuard
 from uuid import UUID
@@ -37,6 +37,10 @@ _NOT_ALLOWED: Final = (
 )
 
 
+Progress = Callable[[int, int], None]
+"""Told how many changed tunes and runs are packed, of how many."""
+
+
 class Scales(NamedTuple):
     """The robust scales of a workspace, None before anything is packed, and what still waits to be."""
 
@@ -58,17 +62,21 @@ class Near(NamedTuple):
     distance: float
 
 
-def pack_changes(connection: Connection, workspace_id: UUID) -> Scales:
+def pack_changes(
+    connection: Connection, workspace_id: UUID, progress: Progress = lambda _packed, _changed: None
+) -> Scales:
     """Pack the features of what changed since the last question; cost follows what is new.
 
     What changes meanwhile is left for the next one, so that no answer runs after a backfill.
     """
     scales, waiting = regime_vectors.state(connection, workspace_id)
+    changed = waiting
     try:
         for left in reversed(range(math.ceil(waiting / _PIECE))):
             if not _pack_piece(connection, workspace_id, is_last=left == 0):
                 break
             scales, waiting = regime_vectors.state(connection, workspace_id)
+            progress(max(changed - waiting, 0), changed)
     except _NOT_ALLOWED:
         pass
     return Scales(scales, waiting)

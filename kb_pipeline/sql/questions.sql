@@ -18,9 +18,10 @@ SELECT found.id::text,
          FROM backtest_tunes AS tune
         WHERE tune.workspace_id = %(workspace_id)s
           AND tune.regime_key = asked.regime_key
-          AND ARRAY[coalesce(tune.timeframe, 'unknown'),
-                    left(coalesce(tune.objective_type, tune.objective_metric), 50)]
-              = ARRAY[kind.timeframe, kind.objective]
+          AND coalesce(tune.timeframe, 'unknown') || E'\n'
+              || left(coalesce(tune.objective_type, tune.objective_metric), 50)
+              = kind.timeframe || E'\n' || kind.objective
+          AND coalesce(tune.timeframe, 'unknown') IS NOT DISTINCT FROM kind.timeframe -- an = would pick another index
           AND tune.best_oos_score > '-Infinity'
           AND tune.best_oos_score < 'Infinity'
         ORDER BY tune.best_oos_score DESC NULLS LAST, tune.id
@@ -39,15 +40,15 @@ SELECT set_config('enable_seqscan', 'off', true),
 -- Of each regime key, timeframe and objective of a workspace its attributed tunes, the scored ones and
 -- their mean score, read in the order of the ranking index.
 SELECT ranked.regime_key,
-       ranked.kind[1],
-       ranked.kind[2],
+       split_part(ranked.kind, E'\n', 1),
+       substr(ranked.kind, strpos(ranked.kind, E'\n') + 1),
        count(*),
        count(*) FILTER (WHERE ranked.best_oos_score > '-Infinity' AND ranked.best_oos_score < 'Infinity'),
        avg(ranked.best_oos_score)
            FILTER (WHERE ranked.best_oos_score > '-Infinity' AND ranked.best_oos_score < 'Infinity')
   FROM (SELECT tune.regime_key,
-               ARRAY[coalesce(tune.timeframe, 'unknown'),
-                     left(coalesce(tune.objective_type, tune.objective_metric), 50)] AS kind,
+               coalesce(tune.timeframe, 'unknown') || E'\n'
+               || left(coalesce(tune.objective_type, tune.objective_metric), 50) AS kind,
                tune.best_oos_score
           FROM backtest_tunes AS tune
          WHERE tune.workspace_id = %(workspace_id)s

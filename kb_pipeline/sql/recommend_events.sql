@@ -134,6 +134,65 @@ SELECT strategy_id::text, timeframe, objective
  WHERE strategy_id <= %(last_strategy_id)s::uuid
  ORDER BY 1, 2, 3
 
+-- group_keys --
+-- The regime keys under which a strategy, a timeframe and an objective have tunes or single runs, of any
+-- ruleset, and the empty one for runs without a regime. Each is one step in either index.
+WITH RECURSIVE tunes AS (
+    (SELECT tune.regime_key
+       FROM backtest_tunes AS tune
+      WHERE tune.workspace_id = %(workspace_id)s
+        AND tune.strategy_entity_id = %(strategy_id)s::uuid
+        AND coalesce(tune.timeframe, 'unknown') = %(timeframe)s
+        AND left(coalesce(tune.objective_type, tune.objective_metric), 50) = %(objective)s
+        AND tune.regime_key IS NOT NULL
+      ORDER BY tune.regime_key
+      LIMIT 1)
+    UNION ALL
+    SELECT step.regime_key
+      FROM tunes AS last
+     CROSS JOIN LATERAL (
+           SELECT tune.regime_key
+             FROM backtest_tunes AS tune
+            WHERE tune.workspace_id = %(workspace_id)s
+              AND tune.strategy_entity_id = %(strategy_id)s::uuid
+              AND coalesce(tune.timeframe, 'unknown') = %(timeframe)s
+              AND left(coalesce(tune.objective_type, tune.objective_metric), 50) = %(objective)s
+              AND tune.regime_key > last.regime_key
+            ORDER BY tune.regime_key
+            LIMIT 1
+           ) AS step
+), runs AS (
+    (SELECT coalesce(trial.regime_key, '') AS regime_key
+       FROM kb_trials AS trial
+      WHERE trial.workspace_id = %(workspace_id)s
+        AND trial.strategy_entity_id = %(strategy_id)s::uuid
+        AND left(coalesce(trial.timeframe, 'unknown'), 32) = %(timeframe)s
+        AND left(coalesce(trial.objective, 'unknown'), 50) = %(objective)s
+        AND trial.source_type = 'test_variant'
+        AND trial.archived_at IS NULL
+      ORDER BY coalesce(trial.regime_key, '')
+      LIMIT 1)
+    UNION ALL
+    SELECT step.regime_key
+      FROM runs AS last
+     CROSS JOIN LATERAL (
+           SELECT coalesce(trial.regime_key, '') AS regime_key
+             FROM kb_trials AS trial
+            WHERE trial.workspace_id = %(workspace_id)s
+              AND trial.strategy_entity_id = %(strategy_id)s::uuid
+              AND left(coalesce(trial.timeframe, 'unknown'), 32) = %(timeframe)s
+              AND left(coalesce(trial.objective, 'unknown'), 50) = %(objective)s
+              AND coalesce(trial.regime_key, '') > last.regime_key
+              AND trial.source_type = 'test_variant'
+              AND trial.archived_at IS NULL
+            ORDER BY coalesce(trial.regime_key, '')
+            LIMIT 1
+           ) AS step
+)
+SELECT regime_key FROM tunes
+ UNION
+SELECT regime_key FROM runs
+
 -- count_candidates --
 -- How many scored candidates each of some groups holds, counted up to a limit.
 SELECT least(counted.tunes + counted.runs, %(most)s)::bigint

@@ -70,6 +70,12 @@ def score_groups(
     ]
 
 
+def group_keys(connection: Connection, workspace_id: UUID, group: ScoreGroup) -> list[str]:
+    """Return every regime key that a group has candidates under, of any ruleset; an empty one is none."""
+    scope = {"workspace_id": workspace_id, **group._asdict()}
+    return [row[0] for row in connection.execute(statement("recommend_events.group_keys"), scope)]
+
+
 def count_candidates(
     connection: Connection, workspace_id: UUID, groups: Sequence[ScoreGroup], most: int
 ) -> list[int]:

@@ -199,6 +199,15 @@ def test_where_optuna_gets_nothing_it_is_said_what_would_give_more(knowing: Work
     assert "Try: --timeframe 1d would give" in done.stderr
 
 
+def test_an_answer_has_one_form() -> None:
+    done = run_here(
+        *("recommend", "--workspace-id", ANY_ID, "--strategy", "trend_following", "--regime-key", KEY),
+        *("--json", "--format", "optuna"),
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Give one of them." in done.stderr
+
+
 def test_equal_sets_are_enqueued_once_and_what_is_no_number_never() -> None:
     def candidate(params: Any) -> Candidate:
         named = {"tier": "exact", "source_type": "tune", "id": ANY_ID, "run_id": None, "regime_key": KEY}

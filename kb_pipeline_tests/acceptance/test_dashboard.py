@@ -227,6 +227,13 @@ def test_a_narrow_window_scrolls_tables_and_not_the_page(page: Path, browser: ch
     assert browser.evaluate("document.documentElement.scrollWidth") == 400
 
 
+def test_a_laptops_window_cuts_no_table(page: Path, browser: chromium.Browser) -> None:
+    _show(browser, page)
+    browser.resize(1200, 900)
+    widths = "[...document.querySelectorAll('.scroll')].map((it) => it.scrollWidth - it.clientWidth)"
+    assert set(browser.evaluate(widths)) == {0}
+
+
 def test_printed_tables_are_whole(page: Path, browser: chromium.Browser) -> None:
     _show(browser, page, media="print")
     regions = "[...document.querySelectorAll('.scroll')]"

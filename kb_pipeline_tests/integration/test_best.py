@@ -196,7 +196,7 @@ def test_the_best_ten_of_a_key_cost_ten_rows_of_an_index_and_no_sort(
     for asked, rows in (([KEY], 10), (regime_keys(trend="uptrend", vol="high_vol"), 30)):
         parameters = {"workspace_id": many.id, "regime_keys": asked, **kinds, "rows": 10}
         plan = _plan(connection, "questions.best_of_keys", parameters)
-        assert _indexes(plan) - {"kb_entities_pkey"} == {"idx_tunes_comparable_ranking"}
+        assert _indexes(plan) - {"kb_entities_pkey"} == {"idx_tunes_kind_ranking"}
         assert "Sort" not in _kinds(plan)
         assert _rows_read(plan) == rows
 
@@ -206,7 +206,7 @@ def test_the_summary_reads_an_index_in_order(connection: Connection, many: Works
         for name in ("session.allow_long_read", "questions.prefer_index_order"):
             connection.execute(statement(name))
         plan = _plan(connection, "questions.regime_counts", {"workspace_id": many.id})
-    assert _indexes(plan) == {"idx_tunes_comparable_ranking"}
+    assert _indexes(plan) == {"idx_tunes_kind_ranking"}
     assert "Sort" not in _kinds(plan)
     assert _rows_read(plan) == TUNES
 
@@ -216,11 +216,23 @@ def test_a_tier_probes_its_indexes_once_a_key_and_reads_no_more_than_it_may_give
 ) -> None:
     group = ScoreGroup(str(many.strategy_id), "1d", "sharpe")
     scope = {"workspace_id": many.id, "rows": 20, **group._asdict()}
+    everything = recommend_events.group_keys(connection, many.id, group)
+    assert sorted(everything) == sorted(regime_keys()[:45])
+    tiers = {**tier_keys(KEY), "global_best": everything}
     for tier, most in (("exact", 20), ("partial_trend_vol", 40), ("global_best", 900)):
-        asked = {**scope, "regime_keys": list(tier_keys(KEY)[tier])}
+        asked = {**scope, "regime_keys": list(tiers[tier])}
         plan = _plan(connection, "recommend_events.candidates", asked)
         assert _indexes(plan) == {"idx_tunes_recommendation", "idx_kb_trials_recommendation"}
         assert (_rows_read(plan), _rows_read(plan, "kb_trials")) == (most, most)
+
+
+def test_finding_the_keys_of_a_group_steps_from_one_to_the_next(
+    connection: Connection, many: Workspace
+) -> None:
+    group = ScoreGroup(str(many.strategy_id), "1d", "sharpe")
+    plan = _plan(connection, "recommend_events.group_keys", {"workspace_id": many.id, **group._asdict()})
+    assert _indexes(plan) == {"idx_tunes_recommendation", "idx_kb_trials_recommendation"}
+    assert (_rows_read(plan), _rows_read(plan, "kb_trials")) == (45, 45)
 
 
 def test_finding_the_score_groups_steps_from_one_to_the_next(connection: Connection, many: Workspace) -> None:

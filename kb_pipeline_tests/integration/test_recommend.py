@@ -58,6 +58,21 @@ def test_tiers_are_walked_until_there_are_enough_and_given_in_their_order(
         assert answer.is_sufficient
 
 
+def test_the_last_tier_knows_the_keys_of_other_rulesets(connection: Connection, workspace: Workspace) -> None:
+    own, foreign = (won(connection, workspace, ASKED, score) for score in (0.1, 0.9))
+    single = kept(connection, workspace, ASKED, 0.5)
+    learn(connection, workspace)
+    other_key = KEY.replace("default_v1", "house_v7")
+    connection.execute("UPDATE backtest_tunes SET regime_key = %s WHERE id = %s", [other_key, foreign])
+    connection.execute("UPDATE kb_trials SET regime_key = %s WHERE source_id = %s", [other_key, single])
+    answer = _ask(connection, workspace)
+    assert [(it.id, it.tier, it.matched) for it in answer.candidates[1:]] == [
+        (foreign, "global_best", []),
+        (single, "global_best", []),
+    ]
+    assert answer.candidates[0].id == own
+
+
 def test_with_a_snapshot_the_nearest_come_before_the_best(
     connection: Connection, workspace: Workspace
 ) -> None:

@@ -187,7 +187,7 @@ def test_only_one_session_packs_and_the_other_says_what_it_does_not_know(
     assert vectors.pack_changes(connection, workspace.id).waiting == 0
 
 
-def test_packing_in_pieces_packs_everything(
+def test_packing_in_pieces_packs_everything_and_tells_how_far_it_is(
     connection: Connection, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vectors, "_PIECE", 2)
@@ -195,7 +195,9 @@ def test_packing_in_pieces_packs_everything(
     for _ in range(5):
         ids.add(won(connection, workspace, FLAT, 1))
         learn(connection, workspace)
-    assert vectors.pack_changes(connection, workspace.id).waiting == 0
+    told: list[tuple[int, int]] = []
+    assert vectors.pack_changes(connection, workspace.id, lambda *so_far: told.append(so_far)).waiting == 0
+    assert told == [(2, 5), (4, 5), (5, 5)]
     assert _packed(connection, workspace).keys() == ids
 
 

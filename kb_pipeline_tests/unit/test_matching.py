@@ -10,7 +10,6 @@ from hypothesis.extra.numpy import arrays
 
 from kb_pipeline.domain.matching import (
     DIMENSIONS,
-    NO_REGIME_KEY,
     contributions_text,
     distances,
     feature_vector,
@@ -34,17 +33,15 @@ NAN = math.nan
 
 def test_a_tier_takes_the_keys_that_the_ones_before_it_left() -> None:
     tiers = tier_keys(KEY)
-    # per layout: 3 efficiencies, 3 x 3 keys of a trend, 5 x 3 of a volatility, 5 x 3 x 3 in all
+    # per layout: 3 efficiencies, 3 x 3 keys of a trend, 5 x 3 of a volatility
     assert {tier: len(keys) for tier, keys in tiers.items()} == {
         "exact": 1,
         "partial_trend_vol": 2 * 3 - 1,
         "partial_trend": 2 * (9 - 3),
         "partial_vol": 2 * (15 - 3),
-        "global_best": 2 * 45 + 1,
     }
-    by_key = [key for tier, keys in tiers.items() if tier != "global_best" for key in keys]
+    by_key = [key for keys in tiers.values() for key in keys]
     assert len(set(by_key)) == len(by_key)
-    assert NO_REGIME_KEY in tiers["global_best"]
 
 
 def test_tiers_share_what_their_names_say() -> None:
@@ -62,8 +59,8 @@ def test_no_tag_matches_no_tag() -> None:
     assert tier_keys("regime_v1_1|default_v1|_|_|noisy")["partial_trend_vol"][0].split("|")[2:4] == ["_", "_"]
 
 
-def test_the_tiers_walked_are_those_with_keys_and_the_distance() -> None:
-    assert set(TIERS) == {*tier_keys(KEY), "distance"}
+def test_the_tiers_walked_are_those_with_keys_the_distance_and_the_one_that_takes_any() -> None:
+    assert set(TIERS) == {*tier_keys(KEY), "distance", "global_best"}
 
 
 @pytest.mark.parametrize(
