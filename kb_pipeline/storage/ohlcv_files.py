@@ -124,8 +124,12 @@ def _refuse_other_timeframe(
     commonest = int(distances[uses.argmax()])
     wanted = rules.TIMEFRAMES_SECONDS[timeframe]
     if timeframe == "1d":
-        fits = int(distances[0]) >= rules.MIN_DAILY_STEP_SECONDS
+        near, far = int(distances[0]) < rules.MIN_DAILY_STEP_SECONDS, commonest > rules.MAX_DAILY_STEP_SECONDS
+        # Weeks or months between most bars; two steps prove nothing, there may be holidays in them.
+        fits = not near and not (far and len(steps) > 2)
         found = f"bars only {_duration(int(distances[0]))} apart"
+        if not near:
+            found = f"bars mostly {commonest / wanted:g}d apart"
     else:
         # Two bars with a night between them may be of any timeframe up to a night.
         fits = commonest == wanted or (len(steps) == 1 and commonest > wanted)
