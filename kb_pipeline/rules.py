@@ -283,8 +283,8 @@ OLDEST_SUPPORTED_POSTGRES: Final = 15
 MIGRATION_LOCK_WAIT_S: Final = 60
 """How long a migration waits for another process's migration, or for a table someone is using."""
 
-EMBEDDED_START_TIMEOUT_S: Final = 60
-"""How long the embedded server may take to recover from a crash and answer."""
+EMBEDDED_START_TIMEOUT_S, EMBEDDED_STOP_TIMEOUT_S = 60, 30
+"""How long a server may take to recover from a crash and answer; the embedded one, to stop in order."""
 
 MAX_SOCKET_PATH_BYTES: Final = 107 if sys.platform == "linux" else 103
 """The kernel's room for a Unix socket's path, without the closing NUL."""
