@@ -51,9 +51,9 @@ _UNFINISHED: Final = [
 ]
 
 
-def _say(context: dg.SensorEvaluationContext, says: str) -> None:
+def _say(context: dg.SensorEvaluationContext, sensor: str, says: str) -> None:
     context.log.info(says)
-    tell(Event.SENSOR_LOOKED, sensor=context.sensor_name, says=says)
+    tell(Event.SENSOR_LOOKED, sensor=sensor, says=says)
 
 
 def _plan(instance: dg.DagsterInstance, sensor: str, due: list[Due]) -> Plan:
@@ -92,7 +92,7 @@ def completed_tunes(context: dg.SensorEvaluationContext, database: DatabaseParam
         found = [Due(*work) for work in orchestration.due_tunes(connection)]
     plan = _plan(context.instance, context.sensor_name, found)
     says = f"found {sum(work.amount for work in found)} tunes; {plan}"
-    _say(context, says)
+    _say(context, "completed_tunes", says)
     if not plan.launch:
         settled = json.dumps(Look(written, time.time())) if written and not plan.in_flight else ""
         return dg.SensorResult(skip_reason=says, cursor=settled)
@@ -127,7 +127,7 @@ def new_partitions(
     now = {it.slug: list(it[1:]) for it in tables}
     changed = [it for it in tables if before.get(it.slug) != now[it.slug]]
     says = f"{says}; {len(changed)} of {len(tables)} workspaces changed"
-    _say(context, says)
+    _say(context, "new_partitions", says)
     return dg.SensorResult(
         dynamic_partitions_requests=requests,
         asset_events=[event for it in changed for event in _observations(it)],
@@ -175,7 +175,7 @@ def new_ohlcv_files(context: dg.SensorEvaluationContext, prices: PricesParam) ->
     seen, work, symbols = _new_files(prices, before)
     plan = _plan(context.instance, context.sensor_name, work)
     says = f"{len(seen)} files, {len(symbols)} symbols new; {plan}"
-    _say(context, says)
+    _say(context, "new_ohlcv_files", says)
     config = {"ops": {"prices": {"config": {"symbols": symbols}}}}
     return dg.SensorResult(
         run_requests=[
@@ -224,7 +224,7 @@ def lost_runs(context: dg.SensorEvaluationContext, database: DatabaseParam) -> d
         if run and not run.is_finished:
             instance.report_run_failed(run, "Its process is gone: it holds no session in the database.")
     says = f"{len(ours)} runs started, {len(ours) - len(heard)} alive; ended: {', '.join(lost) or 'none'}"
-    _say(context, says)
+    _say(context, "lost_runs", says)
     return dg.SkipReason(says)
 
 
