@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
-COPIED: Final = ("kb_pipeline", "kb_pipeline_tests", "migrations", "pyproject.toml")
+COPIED: Final = ("data", "kb_pipeline", "kb_pipeline_tests", "migrations", "pyproject.toml")
 
 FAULTS: Final = "kb_pipeline_tests/faults/"
 RACES: Final = "kb_pipeline_tests/integration/test_write_races.py"
