@@ -45,7 +45,7 @@ check: $(READY)  ## Lint, types and layer contracts alone.
 	@$(BIN)/lint-imports
 
 soak: $(READY)  ## Kill backfills a thousand times; FAULT_SEED= replays what failed.
-	@FAULT_CYCLES=500 $(BIN)/python -m pytest -n 2 kb_pipeline_tests/faults/test_kills.py kb_pipeline_tests/faults/test_kills_beside_people.py
+	@FAULT_CYCLES=500 $(BIN)/python -m pytest -n 2 kb_pipeline_tests/faults/test_kills.py kb_pipeline_tests/faults/test_kills_beside_people.py kb_pipeline_tests/faults/test_sensor_kills.py
 
 plant: $(READY)  ## Plant known bugs one at a time and see the tests catch each (some minutes).
 	@$(BIN)/python -m scripts.plant_bugs

@@ -257,10 +257,8 @@ MAX_BATCH_SIZE_ROWS: Final = 10_000
 READ_PAGE_ROWS: Final = 2_000
 """Rows fetched at once. Independent of the batch: it bounds memory and round trips, not writes."""
 
-CANDIDACY_LIMIT_ROWS: Final = 1_000
-REGIME_LIMIT_ROWS: Final = 500
-ATTRIBUTION_LIMIT_ROWS: Final = 1_000
-TRIALS_LIMIT_ROWS: Final = 10_000
+CANDIDACY_LIMIT_ROWS, REGIME_LIMIT_ROWS = 1_000, 500
+ATTRIBUTION_LIMIT_ROWS, TRIALS_LIMIT_ROWS = 1_000, 10_000
 
 LISTED_ROWS_PER_REASON: Final = 20
 """Ids kept per reason for the listing; the counts are complete."""
@@ -285,8 +283,8 @@ OLDEST_SUPPORTED_POSTGRES: Final = 15
 MIGRATION_LOCK_WAIT_S: Final = 60
 """How long a migration waits for another process's migration, or for a table someone is using."""
 
-EMBEDDED_START_TIMEOUT_S: Final = 60
-"""How long the embedded server may take to recover from a crash and answer."""
+EMBEDDED_START_TIMEOUT_S, EMBEDDED_STOP_TIMEOUT_S = 60, 30
+"""How long a server may take to recover from a crash and answer; the embedded one, to stop in order."""
 
 MAX_SOCKET_PATH_BYTES: Final = 107 if sys.platform == "linux" else 103
 """The kernel's room for a Unix socket's path, without the closing NUL."""
@@ -313,8 +311,10 @@ MAX_OHLCV_FILE_BYTES: Final = 1 << 30
 MAX_OHLCV_UNPACKED_BYTES: Final = 256 << 20
 """Unpacked size that a compressed file may reach; a gzip bomb stops here."""
 
-MAX_OHLCV_LINE_BYTES: Final = 64 << 10
+MAX_OHLCV_JSON_BYTES, MAX_OHLCV_JSON_VALUES = 32 << 20, 2_000_000
+"""A third of a million bars. Parsed, JSON takes up to thirty times its size: more is for CSV or Parquet."""
 
+MAX_OHLCV_LINE_BYTES: Final = 64 << 10  # also of one value in JSON
 MAX_OHLCV_COLUMNS: Final = 64
 """A price file with more columns is a table of something else."""
 
@@ -325,6 +325,7 @@ MAX_BAR_YEAR: Final = 2200
 MIN_DAILY_STEP_SECONDS: Final = 18 * 3_600
 """Daily bars stand further apart than this. A half day that is stamped at its close comes 20 hours
 after the day before it where the clocks change too."""
+MAX_DAILY_STEP_SECONDS: Final = 4 * 86_400  # most bars of a day: a weekend with a holiday on both sides
 
 EXCHANGE_FIRST_DATE: Final = "1970-01-01"
 EXCHANGE_LAST_DATE: Final = "2060-12-31"
@@ -361,8 +362,7 @@ DISTANCE_SCALE_FLOORS: Final = (0.0005, 0.001, 0.004, 0.05, 1.0, 0.25, 2.5, 0.05
 MIN_SHARED_FEATURES: Final = 4  # two snapshots that share fewer have no distance
 MAD_TO_STD: Final = 1.4826
 
-RECOMMENDED_CANDIDATES: Final = 20
-MIN_SAMPLES: Final = 5
+RECOMMENDED_CANDIDATES, MIN_SAMPLES = 20, 5
 MAX_COUNTED: Final = 1_000  # where only an order of magnitude is told, counting ends here
 
 # --- Uplift ------------------------------------------------------------------------------------

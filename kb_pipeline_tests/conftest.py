@@ -29,7 +29,14 @@ _numbers = count(1)
 
 _LONGEST_FIRST = (
     *("test_dagster_ui", "test_dagster_commands", "test_kills_beside_people", "test_server_faults"),
-    *("test_kills", "test_signals", "test_cli_reports", "test_house", "test_write_races"),
+    *(
+        "test_sensor_kills",
+        "test_kills",
+        "test_signals",
+        "test_cli_reports",
+        "test_house",
+        "test_write_races",
+    ),
 )
 """Files of more than ten seconds. Two processes that share the files out end together only if these begin."""
 

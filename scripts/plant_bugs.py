@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
-COPIED: Final = ("kb_pipeline", "kb_pipeline_tests", "migrations", "pyproject.toml")
+COPIED: Final = ("data", "kb_pipeline", "kb_pipeline_tests", "migrations", "pyproject.toml")
 
 FAULTS: Final = "kb_pipeline_tests/faults/"
 RACES: Final = "kb_pipeline_tests/integration/test_write_races.py"
@@ -132,7 +132,7 @@ BUGS: Final = (
             Patch(RUNS_SQL, _AUDIT, ")\nSELECT changed.id::text FROM changed\n"),
             Patch(
                 ENGINE,
-                "        except session.OTHERS_IN_THE_WAY:\n            changed = set()\n",
+                "        except session.OTHERS_IN_THE_WAY as error:\n            changed = set()\n",
                 """            if self._work.kind == "candidacy" and changed:
                 self._connection.execute(
                     "INSERT INTO kb_status_history (workspace_id, source_type, source_id, from_status,"
@@ -140,7 +140,7 @@ BUGS: Final = (
                     " 'candidate', 'auto', 'backfill' FROM backtest_runs WHERE id = ANY (%s::uuid[])",
                     [list(changed)],
                 )
-        except session.OTHERS_IN_THE_WAY:
+        except session.OTHERS_IN_THE_WAY as error:
             changed = set()
 """,
             ),
@@ -172,12 +172,12 @@ BUGS: Final = (
         (
             Patch(
                 ENGINE,
-                "    tally.interrupted = watch.stop()\n    tally.check_conservation()\n",
+                "    tally.interrupted = watch.stop()\n    if not tally.interrupted:\n",
                 """    ledger = Ledger.open(connection, work.kind, request.workspace_id, work.settings, None)
     ledger.advance(page.position(len(page.ids) - 1), _counts(tally))
     ledger.close("completed")
     tally.interrupted = watch.stop()
-    tally.check_conservation()
+    if not tally.interrupted:
 """,
             ),
         ),
@@ -197,6 +197,17 @@ BUGS: Final = (
             ),
         ),
         (f"{RACES}::test_a_tune_that_commits_after_a_later_one_was_attributed_is_still_due",),
+    ),
+    Bug(
+        "a run whose process is gone counts as running for ever",
+        (
+            Patch(
+                "kb_pipeline/orchestration/sensors.py",
+                "        if run and not run.is_finished:\n",
+                "        if run and not run:\n",
+            ),
+        ),
+        (f"{FAULTS}test_sensor_kills.py",),
     ),
     Bug(
         "the workspace is left out of a read and its write",

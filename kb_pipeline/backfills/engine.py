@@ -16,6 +16,7 @@ from uuid import UUID
 import psycopg
 
 from kb_pipeline.backfills.ahead import ahead
+from kb_pipeline.backfills.announced import announced
 from kb_pipeline.backfills.report import Tally
 from kb_pipeline.rules import (
     MAX_TRANSACTION_ATTEMPTS,
@@ -31,6 +32,7 @@ from kb_pipeline.storage.backfill_runs import (
     Position,
     last_position,
 )
+from kb_pipeline.storage.events import Event, tell
 from kb_pipeline.storage.locks import writer_lock
 from kb_pipeline.storage.postgres import Connection, many_small_commits, read_only_session
 
@@ -162,12 +164,20 @@ def run_backfill(
         ConservationError: The counts do not add up to the rows scanned.
     """
     session.require_workspace(connection, request.workspace_id)
-    if dry_run:
-        return _dry_run(connection, request, work, watch or Watch(), conclude)
+    run = _dry_run if dry_run else _real_run
+    with announced(work.kind, request.workspace_id, dry_run=dry_run) as result:
+        tally = run(connection, request, work, watch or Watch(), conclude)
+        result |= tally.totals()
+    return tally
+
+
+def _real_run(
+    connection: Connection, request: Request, work: Work, watch: Watch, conclude: Callable[[Tally], None]
+) -> Tally:
     with writer_lock(connection, work.kind, request.workspace_id):
         start = _start(connection, request, work)
         ledger = Ledger.open(connection, work.kind, request.workspace_id, work.settings, start)
-        writer = _Writer(connection, work, ledger, request.batch_size, watch or Watch())
+        writer = _Writer(connection, work, ledger, request.batch_size, watch)
         try:
             with (
                 read_only_session(connection) as reader,
@@ -305,8 +315,9 @@ class _Writer:
                     in_id_order = sorted(rows, key=page.ids.__getitem__)
                     changed = self._work.write(self._connection, page, in_id_order)
                 self._ledger.advance(self._position, _counts(tally, len(changed), len(expected - changed)))
-        except session.OTHERS_IN_THE_WAY:
+        except session.OTHERS_IN_THE_WAY as error:
             changed = set()
+            tell(Event.BATCH_PUT_OFF, kind=self._work.kind, rows=len(rows), error=type(error).__name__)
             session.step_aside()
         tally.updated += len(changed)
         tally.conflicts += len(expected - changed)

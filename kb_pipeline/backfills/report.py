@@ -53,6 +53,11 @@ class Tally:
         """Return the tally before this many rows were counted as conflicts."""
         return replace(self, conflicts=self.conflicts - count)
 
+    def totals(self) -> dict[str, Any]:
+        """Return the counts by name, those of the reasons too, and what it was interrupted by."""
+        names = ("scanned", "updated", "changed_meanwhile", "conflicts", "interrupted")
+        return {**{name: getattr(self, name) for name in names}, "skipped": dict(self.skipped)}
+
     def check_conservation(self) -> None:
         """Raise ConservationError unless every scanned row is accounted for exactly once."""
         accounted = self.updated + self.skipped.total() + self.changed_meanwhile + self.conflicts

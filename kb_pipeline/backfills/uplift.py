@@ -8,6 +8,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
+from kb_pipeline.backfills.announced import announced
 from kb_pipeline.domain.regime_key import RegimeTags, regime_tags_of
 from kb_pipeline.domain.uplift import REASONS, Tunes, Uplifts, combined, measure_uplifts
 from kb_pipeline.domain.uplift_cells import (
@@ -51,6 +52,13 @@ def measure_uplift(connection: Connection, request: UpliftRequest, *, dry_run: b
     """
     workspace_id = request.workspace_id
     session.require_workspace(connection, workspace_id)
+    with announced(BackfillKind.UPLIFT, workspace_id, dry_run=dry_run) as result:
+        report = _measured(connection, workspace_id, dry_run=dry_run)
+        result |= {"scanned": report.scanned, "known": report.known, "unknown": report.unknown}
+    return report
+
+
+def _measured(connection: Connection, workspace_id: UUID, *, dry_run: bool) -> UpliftReport:
     if dry_run:
         return report_of(read_tune_scores(connection, workspace_id))
     # Held from reading to writing, so that older scores never replace newer ones.

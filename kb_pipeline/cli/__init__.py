@@ -38,6 +38,7 @@ for command in (
     knowledge.similar,
     drift.drift,
     doctor.doctor,
+    doctor.metrics,
     database.partitions,
     database.db,
 ):

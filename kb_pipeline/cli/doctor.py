@@ -1,4 +1,4 @@
-"""The command that says what is wrong and what to do about it."""
+"""The commands for operators: what is wrong and what to do about it, and the figures to watch."""
 
 import json
 import sys
@@ -29,3 +29,14 @@ def doctor(as_json: bool) -> None:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     if any(finding.level == Level.FAILURE for finding in findings):
         sys.exit(ExitCode.FAILURE)
+
+
+@click.command()
+def metrics() -> None:
+    """Print the state of the database as Prometheus reads it, for its node exporter's textfile collector."""
+    from kb_pipeline.cli.running import session
+    from kb_pipeline.storage.metrics import exposition
+
+    with session("metrics") as connection:
+        text = exposition(connection)
+    click.echo(text, nl=False)

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-MAX_ATTEMPTS: Final = 3
+MAX_ATTEMPTS: Final = 5
 """Failed runs over the same work before it is left to a person; new work starts counting again."""
 
 

@@ -34,6 +34,7 @@ from kb_pipeline.orchestration.sensor_decisions import (
 )
 from kb_pipeline.storage import activity, orchestration
 from kb_pipeline.storage.alerts import send_alert
+from kb_pipeline.storage.events import Event, tell
 from kb_pipeline.storage.price_files import file_hash, normalised_from
 
 SENSOR_TAG: Final = "kb/sensor"
@@ -48,6 +49,11 @@ _UNFINISHED: Final = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+
+
+def _say(context: dg.SensorEvaluationContext, sensor: str, says: str) -> None:
+    context.log.info(says)
+    tell(Event.SENSOR_LOOKED, sensor=sensor, says=says)
 
 
 def _plan(instance: dg.DagsterInstance, sensor: str, due: list[Due]) -> Plan:
@@ -86,7 +92,7 @@ def completed_tunes(context: dg.SensorEvaluationContext, database: DatabaseParam
         found = [Due(*work) for work in orchestration.due_tunes(connection)]
     plan = _plan(context.instance, context.sensor_name, found)
     says = f"found {sum(work.amount for work in found)} tunes; {plan}"
-    context.log.info(says)
+    _say(context, "completed_tunes", says)
     if not plan.launch:
         settled = json.dumps(Look(written, time.time())) if written and not plan.in_flight else ""
         return dg.SensorResult(skip_reason=says, cursor=settled)
@@ -121,7 +127,7 @@ def new_partitions(
     now = {it.slug: list(it[1:]) for it in tables}
     changed = [it for it in tables if before.get(it.slug) != now[it.slug]]
     says = f"{says}; {len(changed)} of {len(tables)} workspaces changed"
-    context.log.info(says)
+    _say(context, "new_partitions", says)
     return dg.SensorResult(
         dynamic_partitions_requests=requests,
         asset_events=[event for it in changed for event in _observations(it)],
@@ -169,7 +175,7 @@ def new_ohlcv_files(context: dg.SensorEvaluationContext, prices: PricesParam) ->
     seen, work, symbols = _new_files(prices, before)
     plan = _plan(context.instance, context.sensor_name, work)
     says = f"{len(seen)} files, {len(symbols)} symbols new; {plan}"
-    context.log.info(says)
+    _say(context, "new_ohlcv_files", says)
     config = {"ops": {"prices": {"config": {"symbols": symbols}}}}
     return dg.SensorResult(
         run_requests=[
@@ -218,7 +224,7 @@ def lost_runs(context: dg.SensorEvaluationContext, database: DatabaseParam) -> d
         if run and not run.is_finished:
             instance.report_run_failed(run, "Its process is gone: it holds no session in the database.")
     says = f"{len(ours)} runs started, {len(ours) - len(heard)} alive; ended: {', '.join(lost) or 'none'}"
-    context.log.info(says)
+    _say(context, "lost_runs", says)
     return dg.SkipReason(says)
 
 

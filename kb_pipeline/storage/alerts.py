@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.storage.events import Event, tell
 
 TIMEOUT_SECONDS: Final = 10
 """A receiver that takes longer than this must not hold up the sensors."""
@@ -34,6 +35,7 @@ def send_alert(message: Mapping[str, str]) -> list[str]:
     if command := os.environ.get("KB_ALERT_COMMAND", "").strip():
         subprocess.run(shlex.split(command), input=body, timeout=TIMEOUT_SECONDS, check=True)  # noqa: S603 - the operator's own
         told.append("command")
+    tell(Event.ALERT_SENT, to=told, **{name: message[name] for name in ("run_id", "job") if name in message})
     return told
 
 

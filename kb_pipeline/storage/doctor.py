@@ -92,14 +92,8 @@ def _role(connection: Connection) -> Iterator[Finding]:
 
 
 def _ledger(connection: Connection) -> Iterator[Finding]:
-    left = running = 0
-    for workspace_id, slug, kind, holder, idle_s in connection.execute(
-        statement("doctor.open_ledger_rows")
-    ).fetchall():
-        if _is_held(connection, kind, workspace_id):
-            running += 1
-            continue
-        left += 1
+    running, left = open_backfills(connection)
+    for slug, kind, holder, idle_s in left:
         found = (
             f"The {kind} backfill of {slug} ({holder}) ended {_ago(idle_s)} without closing its ledger row."
         )
@@ -108,6 +102,16 @@ def _ledger(connection: Connection) -> Iterator[Finding]:
     if not left:
         found = f"{running} backfills run now." if running else "No backfill is running or was left running."
         yield Finding("ledger", Level.OK, found)
+
+
+def open_backfills(connection: Connection) -> tuple[int, list[tuple[str, str, str, float]]]:
+    """Return how many backfills run now, and those that a dead process left open in the ledger.
+
+    Of these: the workspace's slug, the kind, who ran it and the seconds since its last commit.
+    """
+    rows = connection.execute(statement("doctor.open_ledger_rows")).fetchall()
+    left = [tuple(of) for workspace_id, *of in rows if not _is_held(connection, of[1], workspace_id)]
+    return len(rows) - len(left), left
 
 
 def _is_held(connection: Connection, kind: str, workspace_id: UUID) -> bool:

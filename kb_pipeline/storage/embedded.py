@@ -20,9 +20,10 @@ from typing import Final
 from urllib.parse import quote
 
 from kb_pipeline.errors import DatabaseError, UnsafePathError
-from kb_pipeline.rules import EMBEDDED_START_TIMEOUT_S, MAX_SOCKET_PATH_BYTES
+from kb_pipeline.rules import EMBEDDED_START_TIMEOUT_S, EMBEDDED_STOP_TIMEOUT_S, MAX_SOCKET_PATH_BYTES
 from kb_pipeline.sql import statement
 from kb_pipeline.storage import server_account
+from kb_pipeline.storage.events import Event, tell
 from kb_pipeline.storage.paths import postgres_directory
 
 DATABASE: Final = "kb"
@@ -35,6 +36,8 @@ _SOCKET_NAME: Final = f".s.PGSQL.{_PORT}"
 # in the shell that pg_ctl goes through, and no permission on the directories above, so a path may
 # hold any character and root's private directories need not be opened to the server's account.
 _HERE: Final = "/proc/self/cwd" if Path("/proc/self/cwd").exists() else "."
+
+_MAX_LOG_BYTES: Final = 8 << 20
 
 _OTHERS_ACCESS: Final = 0o027
 """Postgres itself accepts group-readable data directories, for backups; so do we."""
@@ -116,19 +119,19 @@ def stop(home: Path | None = None) -> bool:
     with _lock(data):
         if _postmaster_pid(data) is None:
             return False
-        _run(
-            "pg_ctl",
-            "-D",
-            _HERE,
-            "-w",
-            "-t",
-            str(EMBEDDED_START_TIMEOUT_S),
-            "-m",
-            "fast",
-            "stop",
-            inside=data,
-        )
+        try:
+            _stop(data, "fast")
+        except DatabaseError:
+            # Postgres 18.4 never ends when a fast stop meets its recovery from a crash. Stopped at
+            # once, it recovers at the next start, and nothing that was committed is lost.
+            _stop(data, "immediate")
+        tell(Event.SERVER_STOPPED, directory=data)
     return True
+
+
+def _stop(data: Path, mode: str) -> None:
+    command = ("-D", _HERE, "-w", "-t", str(EMBEDDED_STOP_TIMEOUT_S), "-m", mode, "stop")
+    _run("pg_ctl", *command, inside=data)
 
 
 def status(home: Path | None = None) -> EmbeddedStatus:
@@ -191,15 +194,24 @@ def _launch(data: Path, deadline: float) -> None:
     # Postgres would take it for a running server. Its shared memory still guards against a live one.
     for left_over in ("postmaster.pid", f"{_SOCKET_NAME}.lock"):
         (data / left_over).unlink(missing_ok=True)
+    _rotate_log(data)
     options = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
     command = ("-D", _HERE, "-s", "-w", "-t", str(EMBEDDED_START_TIMEOUT_S), "-l", f"{_HERE}/server.log")
     try:
         _run("pg_ctl", *command, "-o", options, "start", inside=data)
+        tell(Event.SERVER_STARTED, directory=data)
     except DatabaseError as error:
         # The sessions of a killed server take a moment to notice; until then its memory is in use.
         if "shared memory block" not in _log_tail(data) or time.monotonic() > deadline:
             raise DatabaseError(f"The embedded Postgres in {data} did not start.{_log_tail(data)}") from error
         time.sleep(0.2)
+
+
+def _rotate_log(data: Path) -> None:
+    """Keep one older log beside a new one; only at a start, because the server writes to an open file."""
+    log = data / "server.log"
+    if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
+        log.replace(data / "server.log.1")
 
 
 def _log_tail(data: Path) -> str:

@@ -16,6 +16,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from kb_pipeline.errors import MigrationError
 from kb_pipeline.rules import LOCK_TIMEOUT_MS, MIGRATION_LOCK_WAIT_S
 from kb_pipeline.sql import statement
+from kb_pipeline.storage.events import Event, tell
 from kb_pipeline.storage.paths import migrations_directory
 from kb_pipeline.storage.postgres import Connection, DatabaseUrl, connect, parse_database_url, set_session
 
@@ -69,6 +70,7 @@ def migrate(url: str) -> MigrationReport:
             with backend.lock():
                 for file in due:
                     _apply(backend, file, connection)
+                    tell(Event.MIGRATION_APPLIED, name=file.id, database=target.place)
     return MigrationReport([file.id for file in due], already=len(files) - len(due))
 
 

@@ -8,8 +8,9 @@ known here.
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -23,6 +24,7 @@ from kb_pipeline.storage.ohlcv_failures import Refusal
 
 Times = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
+_Value = TypeVar("_Value")
 
 FLOAT64_DIGITS: Final = 17
 """Significant digits that a float64 can need; a literal with more is rounded."""
@@ -79,26 +81,40 @@ def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 # --- Numbers -----------------------------------------------------------------------------------
 
 
-def read_numbers(column: pa.ChunkedArray, *, exact: bool = False) -> NumberColumn:
+def read_numbers(column: pa.ChunkedArray, *, exact: bool = False, to_first_bad: bool = False) -> NumberColumn:
     """Return a column of numbers, each correctly rounded to float64.
 
     Args:
         column: Texts, integers, floats or, for times, timestamps.
         exact: Read cell by cell from the start; for tests.
+        to_first_bad: One bad cell is enough; what comes after it is not looked at.
     """
     if not exact:
         values = _numbers_at_once(column)
         if values is not None:
             return NumberColumn(values, _rounded(column), [])
-    texts = _texts(column)
-    read = [_number(text) for text in texts.to_pylist()]
+    texts = _texts(column).to_pylist()
+    read = _read(_number, texts, to_first_bad=to_first_bad)
     bad = [
         BadCell(row, value.reason, str(text), value.needed)
-        for row, (value, text) in enumerate(zip(read, texts.to_pylist(), strict=True))
+        for row, (value, text) in enumerate(zip(read, texts, strict=False))
         if isinstance(value, _Unread)
     ]
     values = np.array([math.nan if isinstance(value, _Unread) else value for value in read], dtype=np.float64)
     return NumberColumn(values, _rounded(column), bad)
+
+
+def _read(
+    cell: Callable[[str | None], _Value | _Unread], texts: list[str | None], *, to_first_bad: bool
+) -> list[_Value | _Unread]:
+    if not to_first_bad:
+        return [cell(text) for text in texts]
+    read = []
+    for text in texts:
+        read.append(cell(text))
+        if isinstance(read[-1], _Unread):
+            break
+    return read
 
 
 def _numbers_at_once(column: pa.ChunkedArray) -> Numbers | None:
@@ -148,20 +164,23 @@ def _significant_digits(digits_and_exponent: str) -> int:
 # --- Times -------------------------------------------------------------------------------------
 
 
-def read_times(column: pa.ChunkedArray, timezone: ZoneInfo | None, *, exact: bool = False) -> TimeColumn:
+def read_times(
+    column: pa.ChunkedArray, timezone: ZoneInfo | None, *, exact: bool = False, to_first_bad: bool = False
+) -> TimeColumn:
     """Return a column of times as UTC epoch nanoseconds.
 
     Args:
         column: Texts, integers, floats or, for times, timestamps.
         timezone: Zone of times that name none; UTC by default.
         exact: Read cell by cell from the start; for tests.
+        to_first_bad: One bad cell is enough; what comes after it is not looked at.
     """
     if not exact:
         read = _times_at_once(column)
         if read is not None:
             values, naive = read
             return _localised(values, timezone, column) if naive and timezone else TimeColumn(values, [])
-    return _times_by_cell(_texts(column), timezone)
+    return _times_by_cell(_texts(column), timezone, to_first_bad=to_first_bad)
 
 
 def _times_at_once(column: pa.ChunkedArray) -> tuple[Times, bool] | None:
@@ -234,9 +253,9 @@ _MIXED: Final = {
 }
 
 
-def _times_by_cell(texts: pa.ChunkedArray, timezone: ZoneInfo | None) -> TimeColumn:
+def _times_by_cell(texts: pa.ChunkedArray, timezone: ZoneInfo | None, *, to_first_bad: bool) -> TimeColumn:
     cells = texts.to_pylist()
-    read = [_time(text) for text in cells]
+    read = _read(_time, cells, to_first_bad=to_first_bad)
     form = next((time.form for time in read if isinstance(time, _Time)), None)
     values = np.zeros(len(cells), dtype=np.int64)
     bad = []

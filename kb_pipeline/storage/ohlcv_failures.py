@@ -89,17 +89,24 @@ def refuse(path: object, reason: str, text: str) -> OhlcvFileError:
     return OhlcvFileError(shown_path(path), reason, [f"{shown_path(path)}: {text}"])
 
 
-def refuse_all(path: object, failures: list[Failure], place: str = "{path}:{line}:{field}") -> OhlcvFileError:
+def refuse_all(
+    path: object,
+    failures: list[Failure],
+    place: str = "{path}:{line}:{field}",
+    *,
+    total: int | None = None,
+) -> OhlcvFileError:
     """Return the error for failures inside a file: the first ones worded, the rest counted.
 
     Args:
         path: The file, as its user named it.
         failures: At least one.
         place: How a failure's place is written; `path`, `line` and `field` stand for themselves.
+        total: How many failures there are, where only the first of them are given.
     """
     ordered = sorted(failures)
     texts = [
         f"{place.format(path=shown_path(path), line=failure.line, field=failure.field)} {failure.text}"
         for failure in ordered[: rules.MAX_FILE_ERRORS_LISTED]
     ]
-    return OhlcvFileError(shown_path(path), ordered[0].reason, texts, total=len(ordered))
+    return OhlcvFileError(shown_path(path), ordered[0].reason, texts, total=total or len(ordered))

@@ -16,7 +16,8 @@ import pandas as pd
 
 from kb_pipeline import rules
 from kb_pipeline.domain.ohlcv import bar_times_ns
-from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.errors import BadArgumentError, OhlcvFileError
+from kb_pipeline.storage.events import Event, tell
 from kb_pipeline.storage.ohlcv_csv import cut_at_once, cut_by_line
 from kb_pipeline.storage.ohlcv_failures import Refusal, refuse, shown
 from kb_pipeline.storage.ohlcv_json import read_json, read_ndjson
@@ -69,7 +70,14 @@ def read_ohlcv_file(
     if timeframe is not None and timeframe not in rules.TIMEFRAMES_SECONDS:
         known = ", ".join(rules.TIMEFRAMES_SECONDS)
         raise BadArgumentError(f"found the timeframe {shown(timeframe)}, needed one of {known}")
-    source = read_source(path, data_root)
+    try:
+        return _checked(read_source(path, data_root), zone, timeframe, symbol)
+    except OhlcvFileError as error:
+        tell(Event.PRICE_FILE_REFUSED, path=error.path, reason=error.reason, failures=error.total)
+        raise
+
+
+def _checked(source: Source, zone: ZoneInfo | None, timeframe: str | None, symbol: str | None) -> OhlcvFile:
     bars = bars_from_source(source, zone)
     if timeframe is not None:
         _refuse_other_timeframe(source.path, bar_times_ns(bars.frame), timeframe)
@@ -124,8 +132,12 @@ def _refuse_other_timeframe(
     commonest = int(distances[uses.argmax()])
     wanted = rules.TIMEFRAMES_SECONDS[timeframe]
     if timeframe == "1d":
-        fits = int(distances[0]) >= rules.MIN_DAILY_STEP_SECONDS
+        near, far = int(distances[0]) < rules.MIN_DAILY_STEP_SECONDS, commonest > rules.MAX_DAILY_STEP_SECONDS
+        # Weeks or months between most bars; two steps prove nothing, there may be holidays in them.
+        fits = not near and not (far and len(steps) > 2)
         found = f"bars only {_duration(int(distances[0]))} apart"
+        if not near:
+            found = f"bars mostly {commonest / wanted:g}d apart"
     else:
         # Two bars with a night between them may be of any timeframe up to a night.
         fits = commonest == wanted or (len(steps) == 1 and commonest > wanted)

@@ -149,19 +149,20 @@ def _os_refusal(path: object, error: OSError) -> OhlcvFileError:
 def _read(named: Path, opened: Path, file: io.FileIO) -> Source:
     form, is_gzip = _format(named)
     before = os.fstat(file.fileno())
-    is_text = form in ("csv", "ndjson")
-    size_limit = rules.MAX_OHLCV_UNPACKED_BYTES if is_gzip or form == "json" else rules.MAX_OHLCV_FILE_BYTES
-    _refuse_size(named, before.st_size, size_limit)
+    limits = _limits(form, is_gzip=is_gzip)
+    _refuse_size(named, before.st_size, limits.size)
     reader = _HashingReader(file)
     if is_gzip:
-        data = _unpacked(named, reader, before.st_size, size_limit, is_text=is_text)
+        data = _unpacked(named, reader, before.st_size, limits)
     else:
-        data = _all_bytes(named, reader, before.st_size, size_limit, is_text=is_text)
+        data = _all_bytes(named, reader, before.st_size, limits)
     _refuse_change(named, before, os.fstat(file.fileno()), opened)
     if form != "parquet":
         _refuse_binary(named, data, _PACKED, Refusal.BAD_COMPRESSION)
         _refuse_binary(named, data, _BINARY, Refusal.BINARY_FILE)
         _refuse_encoding(named, data)
+        if form in ("json", "ndjson"):
+            _refuse_many_values(named, data)
         if data.startswith(_BYTE_ORDER_MARK):
             data = data[len(_BYTE_ORDER_MARK) :]
     if not data or data.isspace():
@@ -190,6 +191,20 @@ def _format(path: Path) -> tuple[str, bool]:
     return form, is_gzip
 
 
+class _Limits(NamedTuple):
+    """Most bytes of a file, and what must come again and again within MAX_OHLCV_LINE_BYTES."""
+
+    size: int
+    separator: bytes | None
+
+
+def _limits(form: str, *, is_gzip: bool) -> _Limits:
+    if form in ("json", "ndjson"):
+        return _Limits(rules.MAX_OHLCV_JSON_BYTES, b"," if form == "json" else b"\n")
+    size = rules.MAX_OHLCV_UNPACKED_BYTES if is_gzip else rules.MAX_OHLCV_FILE_BYTES
+    return _Limits(size, b"\n" if form == "csv" else None)
+
+
 def _refuse_size(path: Path, size: int, limit: int) -> None:
     if size > limit:
         raise refuse(
@@ -197,48 +212,50 @@ def _refuse_size(path: Path, size: int, limit: int) -> None:
         )
 
 
-def _all_bytes(
-    path: Path, reader: io.RawIOBase | gzip.GzipFile, size: int, limit: int, *, is_text: bool
-) -> bytearray:
+def _all_bytes(path: Path, reader: io.RawIOBase | gzip.GzipFile, size: int, limits: _Limits) -> bytearray:
     """Return everything the reader gives, stopping at the first sign that it is too much.
 
     The room is made at once for the size that is expected: growing it chunk by chunk took longer than
     reading. Where a reader gives more than expected, it doubles, by a bounded step.
     """
     data = bytearray(size + 1)
-    end = line_start = 0
+    end = start = 0
     while True:
         with memoryview(data) as room:
             count = reader.readinto(room[end : end + _CHUNK_BYTES])
         if not count:
             break
         end += count
-        _refuse_size(path, end, limit)
-        if is_text:
-            line_start = _last_line_start(path, data, line_start, end)
+        _refuse_size(path, end, limits.size)
+        if limits.separator:
+            start = _last_part_start(path, data, start, end, limits.separator)
         if end == len(data):
             data += bytes(min(end, _MOST_GROWTH_BYTES))
     del data[end:]
     return data
 
 
-def _last_line_start(path: Path, data: bytearray, start: int, end: int) -> int:
-    """Return where a line begins that is not longer than allowed so far, from one that begins at start."""
+def _last_part_start(path: Path, data: bytearray, start: int, end: int, separator: bytes) -> int:
+    """Return where a line begins that is not longer than allowed so far, from one that begins at start.
+
+    Of JSON it is a value; its lines may be of any length.
+    """
     longest = rules.MAX_OHLCV_LINE_BYTES
     while end - start > longest:
-        newline = data.rfind(b"\n", start, start + longest + 1)
-        if newline < 0:
+        last = data.rfind(separator, start, start + longest + 1)
+        if last < 0:
             line = data.count(b"\n", 0, start) + 1
-            text = f"found line {line} longer than {longest:,} bytes, the most that is read. Remove that line"
+            what = f"line {line}" if separator == b"\n" else f"a value in line {line}"
+            text = f"found {what} longer than {longest:,} bytes, the most that is read. Remove it"
             raise refuse(path, Refusal.LINE_TOO_LONG, text)
-        start = newline + 1
+        start = last + 1
     return start
 
 
-def _unpacked(path: Path, reader: _HashingReader, size: int, limit: int, *, is_text: bool) -> bytearray:
+def _unpacked(path: Path, reader: _HashingReader, size: int, limits: _Limits) -> bytearray:
     try:
         with closing(gzip.GzipFile(fileobj=reader, mode="rb")) as unpacked:
-            return _all_bytes(path, unpacked, size, limit, is_text=is_text)
+            return _all_bytes(path, unpacked, size, limits)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise refuse(
             path,
@@ -266,6 +283,13 @@ def _refuse_binary(path: Path, data: bytearray, kinds: dict[bytes, str], reason:
             raise refuse(
                 path, reason, f"found {kind}, needed the plain text its name promises. Export it as text"
             )
+
+
+def _refuse_many_values(path: Path, data: bytearray) -> None:
+    most = rules.MAX_OHLCV_JSON_VALUES
+    if sum(data.count(sign) for sign in (b",", b"{", b"[")) > most:
+        text = f"found more than {most:,} values, the most that is read of JSON. Export it as CSV or Parquet"
+        raise refuse(path, Refusal.TOO_LARGE, text)
 
 
 def _refuse_encoding(path: Path, data: bytearray) -> None:

@@ -7,6 +7,7 @@ duplicates, and the rules of `domain.ohlcv`, whose failures are shown at their p
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from pathlib import Path
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 
 from kb_pipeline import rules
 from kb_pipeline.domain import ohlcv
+from kb_pipeline.errors import OhlcvFileError
 from kb_pipeline.storage.ohlcv_cells import BadCell, read_numbers, read_times
 from kb_pipeline.storage.ohlcv_failures import Failure, Refusal, refuse, refuse_all, shown
 
@@ -135,20 +137,20 @@ def bars_from_table(table: Table, timezone: ZoneInfo | None, *, exact: bool = Fa
     cells = _read_cells(table, timezone, exact=exact)
     bars = _good_bars(table, cells)
     if bars is None:
-        raise refuse_all(table.path, _all_failures(table, cells), table.place_form)
+        raise _refusal(table, cells)
     return bars
 
 
 def good_bars_from_table(table: Table, timezone: ZoneInfo | None) -> Bars | None:
     """Return the bars of a table, or None where anything is wrong with it."""
-    return _good_bars(table, _read_cells(table, timezone, exact=False))
+    return _good_bars(table, _read_cells(table, timezone, to_first_bad=True))
 
 
-def _read_cells(table: Table, timezone: ZoneInfo | None, *, exact: bool) -> _Cells:
+def _read_cells(table: Table, timezone: ZoneInfo | None, **how: bool) -> _Cells:
     names = [name for name in (*ohlcv.PRICE_COLUMNS, *ohlcv.OPTIONAL_COLUMNS) if name in table.cells]
     with ThreadPoolExecutor() as pool:  # Arrow lets go of the interpreter while it converts a column
-        numbers_read = pool.map(lambda name: read_numbers(table.cells[name], exact=exact), names)
-        times = read_times(table.cells["time"], timezone, exact=exact)
+        numbers_read = pool.map(lambda name: read_numbers(table.cells[name], **how), names)
+        times = read_times(table.cells["time"], timezone, **how)
         numbers = dict(zip(names, numbers_read, strict=True))
     return _Cells(
         times.values,
@@ -224,20 +226,42 @@ def _order_and_repeats(times: Times, columns: Columns) -> tuple[Times, _Repeats]
 # --- Failures ----------------------------------------------------------------------------------
 
 
-def _all_failures(table: Table, cells: _Cells) -> list[Failure]:
-    """Return every failure. Rules among values are asked only of rows whose cells were all read."""
-    failures = list(table.failures)
-    for role, bad in cells.bad.items():
-        failures += [_failure(table, cell.row, role, cell.reason, cell.found, cell.needed) for cell in bad]
+def _refusal(table: Table, cells: _Cells) -> OhlcvFileError:
+    """Return the error that words the first failures and counts all of them.
+
+    No part of a table words more of its own than a message shows: a table may be wrong in every cell.
+    Rules among values are asked only of rows whose cells were all read.
+    """
+    parts = [_bad_cells(table, role, bad) for role, bad in cells.bad.items()]
     unread = np.unique([cell.row for bad in cells.bad.values() for cell in bad]).astype(np.int64)
     rows = np.setdiff1d(np.arange(len(cells.times)), unread)
     read = {name: values[rows] for name, values in cells.columns.items()}
-    for reason, name, needed, positions in ohlcv.violations(pd.DataFrame(read)):
-        failures += [
-            _failure(table, int(row), name, reason, str(table.cells[name][int(row)]), needed)
-            for row in rows[positions]
-        ]
-    return failures + _conflicts(table, rows, cells.times[rows], read) + _second_symbols(table)
+    parts += [_breach(table, rows, found) for found in ohlcv.violations(pd.DataFrame(read))]
+    parts += [_conflicts(table, rows, cells.times[rows], read), _second_symbols(table)]
+    failures = table.failures + [failure for part in parts for failure in part.first]
+    total = len(table.failures) + sum(part.total for part in parts)
+    return refuse_all(table.path, failures, table.place_form, total=total)
+
+
+class _Part(NamedTuple):
+    """Failures of one sort: those that stand first, worded, and how many there are."""
+
+    total: int
+    first: list[Failure]
+
+
+def _bad_cells(table: Table, role: str, bad: list[BadCell]) -> _Part:
+    first = nsmallest(rules.MAX_FILE_ERRORS_LISTED, bad)
+    return _Part(len(bad), [_failure(table, it.row, role, it.reason, it.found, it.needed) for it in first])
+
+
+def _breach(table: Table, rows: Times, found: ohlcv.Violation) -> _Part:
+    first = rows[found.positions[: rules.MAX_FILE_ERRORS_LISTED]].tolist()
+    cells = table.cells[found.column]
+    return _Part(
+        len(found.positions),
+        [_failure(table, row, found.column, found.reason, str(cells[row]), found.needed) for row in first],
+    )
 
 
 def _failure(table: Table, row: int, role: str, reason: str, found: str, needed: str) -> Failure:
@@ -248,27 +272,33 @@ def _failure(table: Table, row: int, role: str, reason: str, found: str, needed:
     )
 
 
-def _conflicts(table: Table, rows: Times, times: Times, columns: Columns) -> list[Failure]:
+def _conflicts(table: Table, rows: Times, times: Times, columns: Columns) -> _Part:
     order, repeats = _order_and_repeats(times, columns)
+    at = np.flatnonzero(repeats.conflicting)
+    pairs = np.sort(np.stack([rows[order[at - 1]], rows[order[at]]]), axis=0)
+    first = np.argsort(pairs[1], kind="stable")[: rules.MAX_FILE_ERRORS_LISTED]
     failures = []
-    for position in np.flatnonzero(repeats.conflicting):
-        earlier, later = sorted((int(rows[order[position - 1]]), int(rows[order[position]])))
+    for earlier, later in pairs[:, first].T.tolist():
         line, _ = table.place(earlier, table.roles["time"])
         found, needed = (
             str(table.cells["time"][later]),
             f"one row a time: line {line} has other values for it",
         )
         failures.append(_failure(table, later, "time", Refusal.CONFLICTING_DUPLICATE, found, needed))
-    return failures
+    return _Part(len(at), failures)
 
 
-def _second_symbols(table: Table) -> list[Failure]:
+def _second_symbols(table: Table) -> _Part:
     """Return the first row of each symbol after the first."""
     if len(_symbols(table)) < 2:
-        return []
+        return _Part(0, [])
     seen: dict[str, int] = {}
     for row, symbol in enumerate(pc.cast(table.cells["symbol"], pa.string()).to_pylist()):
         seen.setdefault((symbol or "").strip().upper(), row)
     first, *others = seen.items()
     needed = f"only {shown(first[0])} as in the first row. Split the file by symbol"
-    return [_failure(table, row, "symbol", Refusal.MIXED_SYMBOLS, symbol, needed) for symbol, row in others]
+    listed = others[: rules.MAX_FILE_ERRORS_LISTED]
+    return _Part(
+        len(others),
+        [_failure(table, row, "symbol", Refusal.MIXED_SYMBOLS, symbol, needed) for symbol, row in listed],
+    )

@@ -7,6 +7,7 @@ module named after their table.
 
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -166,6 +167,26 @@ def connect(
     target = parse_database_url(database_url(url))
     settings = {"connect_timeout": rules.CONNECT_TIMEOUT_S, **target.keywords()}
     settings |= {"application_name": application_name, "client_encoding": "utf8"}
+    begin = time.monotonic()
+    while True:
+        try:
+            return _opened(target, settings, timeouts=timeouts)
+        except DatabaseError as error:
+            if time.monotonic() - begin > _patience_seconds(str(error)):
+                raise
+        time.sleep(0.1)
+
+
+def _patience_seconds(message: str) -> int:
+    """Return how long to wait for a server that crashed; libpq gives no code for it, only words."""
+    if re.search("database system is (starting up|in recovery mode|not yet accepting)", message):
+        return rules.EMBEDDED_START_TIMEOUT_S
+    if re.search("crash of another server process|server closed the connection unexpectedly", message):
+        return rules.CONNECT_TIMEOUT_S
+    return 0
+
+
+def _opened(target: DatabaseUrl, settings: Mapping[str, Any], *, timeouts: bool) -> Connection:
     try:
         # Prepared statements would break under a transaction pooler, and their generic plans
         # cannot use a partial index or drop a filter that was not given.

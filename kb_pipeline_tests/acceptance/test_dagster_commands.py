@@ -21,6 +21,7 @@ from kb_pipeline.storage.migrations import migrate
 from kb_pipeline.storage.postgres import Connection, connect, ensure_database
 from kb_pipeline_tests.acceptance.served import ROOT, dagster_environment, wait_until
 
+CANARY = "kanarienvogel"
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 
@@ -31,7 +32,10 @@ def environment(server: str, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     migrate(url)
     with connect(url) as connection:
         load_demo(connection, ROOT / "data" / "demo")
+    # The server asks for no password; one in the URL shows wherever it should not.
+    url = url.replace("@", f":{CANARY}@", 1)
     outside = dagster_environment(server, tmp_path_factory.mktemp("kb"), url, "commands_dagster")
+    outside["KB_DAGSTER_DATABASE_URL"] = outside["KB_DAGSTER_DATABASE_URL"].replace("@", f":{CANARY}@", 1)
     printed = _run("python -m kb_pipeline.orchestration.instance", outside)
     assert printed.returncode == 0, printed.stderr
     exported = (line.removeprefix("export ").partition("=") for line in printed.stdout.splitlines())
@@ -142,6 +146,32 @@ def test_the_project_file_names_the_same_location_for_both_of_dagster_s_commands
     assert origin.loadable_target_origin.module_name == MODULE
     project = tomllib.loads(path.read_text())["tool"]["dg"]["project"]
     assert (project["root_module"], project["code_location_target_module"]) == ("kb_pipeline", MODULE)
+
+
+def test_the_password_is_kept_nowhere_and_nothing_is_pickled(
+    environment: dict[str, str], server: str, kb_home: Path
+) -> None:
+    roots = [Path(environment["KB_HOME"]), Path(environment["DAGSTER_HOME"])]
+    files = {it for root in roots for it in root.rglob("*") if it.is_file()}
+    assert any(it.suffix == ".err" for it in files), "the logs of steps are among them"
+    for it in files:
+        assert not re.match(rb"\x80[\x02-\x05]", it.read_bytes()), it
+    files.add(kb_home / "postgres" / "server.log")
+    assert "event_logs" in _places_of("STEP_SUCCESS", server, files)
+    assert _places_of(CANARY, server, files) == set()
+
+
+def _places_of(text: str, server: str, files: set[Path]) -> set[str]:
+    """Return the files and the tables, of ours and of Dagster's, that hold a text."""
+    found = {str(it) for it in files if text.encode() in it.read_bytes()}
+    for name in ("commands", "commands_dagster"):
+        with connect(ensure_database(server, name)) as connection:
+            tables = connection.execute("SELECT relname FROM pg_stat_user_tables").fetchall()
+            for (table,) in tables:
+                query = f"SELECT true FROM {table} AS it WHERE it::text LIKE %s LIMIT 1"
+                if connection.execute(query, [f"%{text}%"]).fetchone():  # type: ignore[call-overload]
+                    found.add(table)
+    return found
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

@@ -191,9 +191,9 @@ class Scene:
         report = backfill(self.connection, request, dry_run=True)  # type: ignore[operator]
         return report.updated + report.notices.get("archived", 0)
 
-    def keeps_its_promises(self) -> None:
+    def keeps_its_promises(self, batch_rows: int = BATCH_ROWS) -> None:
         """Hold every invariant against both workspaces, and the other one against any change at all."""
-        assert breaches(self.connection, world.OURS, batch_rows=BATCH_ROWS) == {}
+        assert breaches(self.connection, world.OURS, batch_rows=batch_rows) == {}
         assert world.everything(self.connection) == self.others
 
     def finishes(self, kind: BackfillKind, expected: Undisturbed, *, rows: int | None = None) -> None:

@@ -46,7 +46,7 @@ def run_command(
         module, _, name = place.rpartition(".")
         setattr(importlib.import_module(module), name, value)
     calls = Calls()
-    _count(calls, plan)
+    count_calls(calls, plan)
     sys.argv = ["kb-pipeline", *arguments]
     try:
         cli.main()
@@ -62,7 +62,8 @@ class Calls:
     of_writer: int = 0
 
 
-def _count(calls: Calls, plan: Plan) -> None:
+def count_calls(calls: Calls, plan: Plan) -> None:
+    """Count every call to the database from now on, and send the plan's signal at its own."""
     wait, lock = psycopg.Connection.wait, threading.Lock()
 
     def counted(connection: Any, *arguments: Any, **options: Any) -> Any:

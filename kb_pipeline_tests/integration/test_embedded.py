@@ -109,6 +109,30 @@ def test_after_a_kill_the_next_start_recovers_what_was_committed(home: Path, pid
     assert embedded.status(home).pid != pid
 
 
+def test_a_command_waits_while_a_server_recovers_whose_session_was_killed(home: Path, pid: int) -> None:
+    with connect(embedded.start(home)) as bystander:
+        for _ in range(3):
+            victim = connect(embedded.start(home))
+            os.kill(victim.info.backend_pid, signal.SIGKILL)
+            with pytest.raises(psycopg.OperationalError):
+                victim.execute("SELECT pg_sleep(9)")
+            # Its postmaster lives, so `start` finds the server running; for a moment it takes nobody.
+            with connect(embedded.start(home)) as session:
+                assert session.execute("SELECT 1").fetchone() == (1,)
+        with pytest.raises(psycopg.OperationalError):
+            bystander.execute("SELECT 1")
+    assert embedded.status(home).pid == pid
+
+
+def test_a_long_log_is_put_aside_when_the_server_starts(home: Path, pid: int) -> None:
+    assert embedded.stop(home)
+    log = home / "postgres" / "server.log"
+    os.truncate(log, 9 << 20)
+    embedded.start(home)
+    assert log.with_name("server.log.1").stat().st_size == 9 << 20
+    assert log.stat().st_size < 1 << 20
+
+
 def test_a_pid_file_that_names_somebody_elses_process_does_not_count(home: Path, pid: int) -> None:
     file = home / "postgres" / "postmaster.pid"
     lines = file.read_text().splitlines()

@@ -5,6 +5,8 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -28,7 +30,7 @@ from kb_pipeline.orchestration.sensors import (
 from kb_pipeline.storage.alerts import send_alert
 from kb_pipeline.storage.ohlcv_files import read_ohlcv_file
 from kb_pipeline.storage.orchestration import due_tunes
-from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.postgres import Connection, connect
 from kb_pipeline.storage.price_files import list_price_files, normalised_from, write_normalised
 from kb_pipeline_tests.builders import add_run, add_trial, add_tune, write_daily_bars
 from kb_pipeline_tests.conftest import Workspace
@@ -99,6 +101,71 @@ def test_a_run_in_flight_is_not_joined_by_a_second_and_a_failed_one_is_repeated(
         f"quant:{first.tags[DIGEST_TAG]}:2",
     )
     assert first.tags[SENSOR_TAG] == "completed_tunes"
+
+
+def test_work_that_failed_five_times_is_left_to_a_person_and_named(
+    connection: Connection, workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    add_trial(connection, workspace, add_tune(connection, workspace), sharpe=1.0)
+    keys = []
+    for _ in range(5):
+        (request,) = _tick(completed_tunes, instance, database=Database()).run_requests or ()
+        again = _tick(completed_tunes, instance, database=Database()).run_requests or ()
+        assert [it.run_key for it in again] == [request.run_key], "Dagster takes a key only once"
+        keys.append(request.run_key)
+        run = instance.create_run_for_job(
+            dg.job(name="attribution")(lambda: None),
+            tags=dict(request.tags),
+            status=dg.DagsterRunStatus.STARTED,
+        )
+        instance.report_run_failed(run)
+    assert len(set(keys)) == 5
+    assert "gave up on: quant" in str(_tick(completed_tunes, instance, database=Database()).skip_reason)
+    add_trial(connection, workspace, add_tune(connection, workspace), sharpe=1.0)
+    assert len(_tick(completed_tunes, instance, database=Database()).run_requests or ()) == 1
+
+
+def _complete(connection: Connection, workspace: Workspace, tunes: int) -> None:
+    for _ in range(tunes):
+        tune_id = add_tune(connection, workspace, completed_at=datetime.now(UTC))
+        add_trial(connection, workspace, tune_id, sharpe=1.0)
+
+
+def test_two_hundred_tunes_of_eight_writers_are_attributed_each_once(
+    connection: Connection, workspace: Workspace, database_url: str, instance: dg.DagsterInstance
+) -> None:
+    def write(number: int) -> None:
+        with connect(database_url) as own:
+            for several in (1, 7, 5, 12):
+                with own.transaction():
+                    _complete(own, workspace, several)
+                    time.sleep(0.01 * (number % 4))
+
+    def tick(cursor: str | None) -> str | None:
+        looked = _tick(completed_tunes, instance, cursor, database=Database())
+        if looked.run_requests:
+            backfill_attribution(connection, AttributionRequest(workspace_id=workspace.id), dry_run=False)
+        return looked.cursor
+
+    def attributed() -> int:
+        counted = "SELECT count(*) FROM backtest_tunes WHERE regime_key IS NOT NULL"
+        (number,) = connection.execute(counted).fetchone() or (0,)
+        return int(number)
+
+    cursor = None
+    with connect(database_url) as eighth, eighth.transaction(), ThreadPoolExecutor(7) as writers:
+        _complete(eighth, workspace, 25)
+        writing = [writers.submit(write, number) for number in range(7)]
+        while attributed() < 175:
+            assert not any(it.done() and it.exception() for it in writing)
+            cursor = tick(cursor)
+    # The counters of a session that has ended follow within a second; a tick is 30 s.
+    time.sleep(1.1)
+    for _ in range(2):
+        cursor = tick(cursor)
+    assert attributed() == 200
+    written = "SELECT sum(processed_count) FROM kb_backfill_runs"
+    assert connection.execute(written).fetchone() == (200,)
 
 
 def test_a_tick_reads_no_tune_that_was_left_until_something_is_written(

@@ -1,0 +1,89 @@
+"""A process that does what Dagster's daemon does every half minute: look for lost runs and completed tunes,
+run what is requested, keep the cursor. Each tick is forked from it, so that it may be killed.
+
+One JSON object a line comes in (`call`: the call to the database at which the tick kills itself, or
+null), one goes out (`status`: the exit code, negative for a signal; `calls`: calls made by one that ended).
+"""
+
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import matplotlib.backends.backend_svg
+import matplotlib.figure
+
+from kb_pipeline.definitions import build_definitions
+from kb_pipeline.orchestration import sensor_decisions
+from kb_pipeline.orchestration.resources import Database
+from kb_pipeline.orchestration.sensors import completed_tunes, lost_runs
+from kb_pipeline_tests.faults.worker import Calls, Plan, count_calls
+
+RUN_KEY = "dagster/run_key"
+
+# Where there is no power loss but a kill a moment ago, a run without a session is lost at once.
+sensor_decisions.SILENCE_SECONDS = -1
+
+JOB = build_definitions().resolve_implicit_global_asset_job_def()
+LOADED = (matplotlib.figure, matplotlib.backends.backend_svg)
+"""A run draws; loaded here, and not by each tick anew."""
+
+
+def main() -> None:
+    """Tick as often as a line comes in."""
+    gc.freeze()  # what a tick never looks through it need not copy either
+    home = Path(os.environ["DAGSTER_HOME"])
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                status = _tick_in_a_process(json.loads(line)["call"], home)
+            finally:
+                os._exit(status)
+        _, ended = os.waitpid(pid, 0)
+        calls = (home / "calls").read_text() if os.WIFEXITED(ended) else "0"
+        print(json.dumps({"status": os.waitstatus_to_exitcode(ended), "calls": int(calls)}), flush=True)  # noqa: T201
+
+
+def _tick_in_a_process(call: int | None, home: Path) -> int:
+    calls = Calls()
+    count_calls(calls, Plan(call=call))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        tick(instance, home / "cursor")
+    (home / "calls").write_text(str(calls.all))
+    return 0
+
+
+def tick(instance: dg.DagsterInstance, cursor: Path) -> None:
+    """Evaluate both sensors and run what is requested; the cursor is kept when all of it was."""
+    resources: dict[str, Any] = {"database": Database()}
+    lost_runs(dg.build_sensor_context(instance=instance, sensor_name="lost_runs", resources=resources))
+    result = completed_tunes(
+        dg.build_sensor_context(
+            instance=instance,
+            cursor=cursor.read_text() if cursor.exists() else None,
+            sensor_name="completed_tunes",
+            resources=resources,
+        )
+    )
+    assert isinstance(result, dg.SensorResult)
+    for partitions in result.dynamic_partitions_requests or ():
+        instance.add_dynamic_partitions(partitions.partitions_def_name, list(partitions.partition_keys))
+    for request in result.run_requests or ():
+        if not instance.get_runs(dg.RunsFilter(tags={RUN_KEY: str(request.run_key)})):
+            JOB.execute_in_process(
+                instance=instance,
+                asset_selection=[dg.AssetKey("tune_regime_attribution")],
+                partition_key=request.partition_key,
+                tags={**request.tags, RUN_KEY: str(request.run_key)},
+                raise_on_error=False,
+            )
+    cursor.write_text(result.cursor or "")
+
+
+if __name__ == "__main__":
+    main()
