@@ -191,6 +191,13 @@ def cluster(hosts: Sequence[Host], environment: Environment) -> Iterator[Cluster
             )
             for name, host in zip("ab", hosts[1:3], strict=True)
         }
+        # Where only one is there yet, it is given all lanes.
+        waiting = f"import distributed; distributed.Client({address!r}).wait_for_workers(2, timeout=60)"
+        there = subprocess.run(
+            [*hosts[0].prefix, sys.executable, "-c", waiting], env=dict(environment), cwd=ROOT, check=False
+        )
+        if there.returncode:
+            raise SystemExit("The workers did not come up.")
         yield Cluster(address, workers)
 
 
@@ -258,23 +265,24 @@ def parts(url: str) -> Parts:
     return Parts(len(rows), len(done), {holder: done.count(holder) for holder in sorted(set(done))})
 
 
-def kill_in_the_midst(url: str, worker: "subprocess.Popen[bytes]", seconds: float = 90) -> int:
-    """Kill a worker while it holds a part, after it has done some; return how many it had done."""
-    name = f"process {worker.pid} on {socket.gethostname()}"
+def kill_in_the_midst(url: str, workers: Mapping[str, "subprocess.Popen[bytes]"], seconds: float = 60) -> str:
+    """Kill the first worker that holds a part after it has done some; return its name."""
+    holders = {f"process {worker.pid} on {socket.gethostname()}": name for name, worker in workers.items()}
     deadline = time.monotonic() + seconds
     with connect(url) as connection:
         while time.monotonic() < deadline:
             row = connection.execute(
-                "SELECT count(*) FILTER (WHERE done_at IS NOT NULL),"
-                " count(*) FILTER (WHERE done_at IS NULL) FROM kb_backfill_parts WHERE holder = %s",
-                [name],
+                "SELECT holder FROM kb_backfill_parts WHERE holder = ANY (%s) GROUP BY holder"
+                " HAVING count(done_at) >= 3 AND count(*) > count(done_at) LIMIT 1",
+                [list(holders)],
             ).fetchone()
-            if row is not None and row[0] >= 3 and row[1]:
-                worker.send_signal(signal.SIGKILL)
-                worker.wait()
-                return int(row[0])
+            if row is not None:
+                name = holders[row[0]]
+                workers[name].send_signal(signal.SIGKILL)
+                workers[name].wait()
+                return name
             time.sleep(0.005)
-    raise TimeoutError(f"worker {name} took up no part in {seconds} s")
+    raise TimeoutError(f"none of {', '.join(holders)} was in the midst of its parts within {seconds} s")
 
 
 def main() -> int:
@@ -318,8 +326,8 @@ def show(server: str, hosts: Sequence[Host], home: Path, part_rows: str) -> None
                 begin = time.perf_counter()
                 run = everything(hosts[0], there | {"KB_DASK_ADDRESS": running.address})
                 if name == "killed":
-                    had = kill_in_the_midst(urls[name], running.workers["a"])
-                    sys.stdout.write(f"Worker a killed while it held a part, after {had} others\n")
+                    killed = kill_in_the_midst(urls[name], running.workers)
+                    sys.stdout.write(f"Worker {killed} killed while it held a part, after three others\n")
                 finish(run)
                 seconds = time.perf_counter() - begin
         seen = parts(urls[name])

@@ -78,15 +78,15 @@ def test_a_killed_worker_s_part_is_finished_by_the_other_and_nothing_differs(
             ):
                 ended.append(done.success)
 
-        thread = Thread(target=run)
+        thread = Thread(target=run, daemon=True)
         thread.start()
-        had = machines.kill_in_the_midst(shared, running.workers["a"])
+        machines.kill_in_the_midst(shared, running.workers)
         thread.join(60)
     assert ended == [True]
     seen = machines.parts(shared)
     assert seen.done == seen.planned >= 4 * 8
     assert len(seen.of_process) == 2
-    assert 3 <= had <= min(seen.of_process.values()), "both workers did some"
+    assert min(seen.of_process.values()) >= 3, "both workers did some"
     with connect(shared) as connection:
         again = connection.execute("SELECT count(*) FROM kb_backfill_parts WHERE attempts = 2").fetchone()
     assert again == (1,), "the part that the killed one held was begun once more"
