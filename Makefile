@@ -35,8 +35,14 @@ shell: $(READY)  ## Open a shell in which the README's commands work as they are
 	  PATH="$(CURDIR)/$(BIN):$$PATH" exec "$${SHELL:-/bin/sh}"
 
 test: $(READY)  ## Run the whole test suite, in two processes.
-	@scripts/ensure-browser
+	@scripts/ensure-programs
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-postgres15: $(READY)  ## Run the tests of the database against Postgres 15, the oldest supported (Debian's package).
+	@KB_TEST_POSTGRES_BIN=/usr/lib/postgresql/15/bin $(BIN)/python -m pytest -n 2 --dist loadfile kb_pipeline_tests/integration kb_pipeline_tests/migration --ignore kb_pipeline_tests/integration/test_embedded.py
+
+machines: $(READY)  ## Run every backfill on two machines and kill one; compare with a single process.
+	@$(BIN)/python -m scripts.machines
 
 check: $(READY)  ## Lint, types and layer contracts alone.
 	@$(BIN)/ruff check
@@ -58,6 +64,6 @@ bench-smoke: $(READY)  ## Run the benchmarks on little data: are the results tho
 
 lock:  ## Resolve constraints.txt again from pyproject.toml.
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --no-header --extra dev --upgrade pyproject.toml scripts/bootstrap.in -o constraints.txt
+	  --no-annotate --no-header --extra dev --extra machines --upgrade pyproject.toml scripts/bootstrap.in -o constraints.txt
 
-.PHONY: help env demo ui shell test check soak plant bench bench-smoke lock
+.PHONY: help env demo ui shell test test-postgres15 machines check soak plant bench bench-smoke lock

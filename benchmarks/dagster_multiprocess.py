@@ -3,5 +3,6 @@
 import dagster as dg
 
 from kb_pipeline.definitions import build_definitions
+from kb_pipeline.orchestration.executor import Execution
 
-defs = build_definitions(executor=dg.multiprocess_executor)
+defs = build_definitions(execution=Execution(dg.multiprocess_executor, 0))

@@ -70,6 +70,10 @@ class DatabaseError(KbPipelineError):
     """The database cannot be reached, or is not what the pipeline needs."""
 
 
+class PoolerError(DatabaseError):
+    """A pooler answered that may hand one session's transactions to several servers."""
+
+
 class MigrationError(DatabaseError):
     """A migration could not be applied; the message names the file and the cause."""
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -19,7 +20,14 @@ from psycopg import sql
 
 from kb_pipeline.storage import embedded
 from kb_pipeline.storage.migrations import migrate
-from kb_pipeline.storage.postgres import Connection, connect, ensure_database
+from kb_pipeline.storage.postgres import (
+    DIRECT_VARIABLE,
+    POOLER_VARIABLE,
+    URL_VARIABLE,
+    Connection,
+    connect,
+    ensure_database,
+)
 
 # Hundreds of processes are started, and each would compile anew all it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -54,10 +62,28 @@ class Workspace:
     strategy_id: UUID
 
 
+def _use_programs_of(directory: Path) -> None:
+    run = embedded._run
+
+    def without_newer_options(program: str, *arguments: str, **where: Any) -> None:
+        # The provider of locales without libraries came with Postgres 17.
+        run(program, *(it for it in arguments if not it.startswith(("--locale-", "--builtin-"))), **where)
+
+    embedded._program = lambda name: str(directory / name)
+    embedded._run = without_newer_options
+
+
 @pytest.fixture(scope="session")
 def kb_home() -> Iterator[Path]:
-    """Return a private directory in place of `.kb`; short, because a socket's path must be."""
+    """Return a private directory in place of `.kb`; short, because a socket's path must be.
+
+    KB_TEST_POSTGRES_BIN puts the programs of another Postgres, such as the oldest supported, in the place
+    of the embedded one's: `make test-postgres15`.
+    """
     home = Path(tempfile.mkdtemp(prefix="kb", dir="/tmp"))
+    if other := os.environ.get("KB_TEST_POSTGRES_BIN"):
+        _use_programs_of(Path(other))
+        home.chmod(0o711)  # before 16, initdb goes through its directory's name, as the server's account
     yield home
     embedded.stop(home)
     shutil.rmtree(home)
@@ -66,7 +92,8 @@ def kb_home() -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def _private_home(kb_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KB_HOME", str(kb_home))
-    monkeypatch.delenv("KB_DATABASE_URL", raising=False)
+    for variable in (URL_VARIABLE, DIRECT_VARIABLE, POOLER_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -8,23 +8,28 @@ from uuid import UUID
 
 import numpy as np
 
-from kb_pipeline.backfills.engine import Decisions, Page, Span, Watch, run_backfill
+from kb_pipeline.backfills.engine import Decisions, Page, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.domain.attribution import ParameterScores, RegimeIdentity, regime_identity
 from kb_pipeline.rules import ATTRIBUTION_LIMIT_ROWS, BATCH_SIZE_ROWS, BackfillKind, SkipReason
 from kb_pipeline.storage import backtest_tunes
+from kb_pipeline.storage.backfill_runs import Span
 from kb_pipeline.storage.postgres import Connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttributionRequest:
-    """What to attribute. `limit` counts scanned tunes (None: all), `batch_size` tunes a transaction."""
+    """What to attribute. `limit` counts scanned tunes (None: all), `batch_size` tunes a transaction.
+
+    `part` is for the holder of a lease on those tunes.
+    """
 
     workspace_id: UUID
     since: datetime | None = None
     limit: int | None = ATTRIBUTION_LIMIT_ROWS
     batch_size: int = BATCH_SIZE_ROWS
     from_start: bool = False
+    part: Span | None = None
 
 
 def backfill_attribution(
@@ -36,7 +41,9 @@ def backfill_attribution(
         AlreadyRunningError: Another process is at it.
         ConservationError: The counts do not add up.
     """
-    tally = run_backfill(connection, request, _AttributionWork(request), dry_run=dry_run, watch=watch)
+    tally = run_backfill(
+        connection, request, _AttributionWork(request), dry_run=dry_run, watch=watch, part=request.part
+    )
     return BackfillReport.of(
         tally,
         kind=BackfillKind.ATTRIBUTION,

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 
-from kb_pipeline.backfills.engine import Decisions, Page, Span, Watch, run_backfill
+from kb_pipeline.backfills.engine import Decisions, Page, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.domain.candidacy import (
     PASSED,
@@ -29,6 +29,7 @@ from kb_pipeline.rules import (
     SkipReason,
 )
 from kb_pipeline.storage import backtest_runs
+from kb_pipeline.storage.backfill_runs import Span
 from kb_pipeline.storage.postgres import Connection
 
 
@@ -37,7 +38,7 @@ class CandidacyRequest:
     """What to backfill and how strictly.
 
     `experiment_type` is that of runs whose summary names none. `limit` counts scanned runs (None:
-    all), `batch_size` the runs marked in one transaction.
+    all), `batch_size` the runs marked in one transaction, `part` is for the holder of a lease on those runs.
     """
 
     workspace_id: UUID
@@ -48,6 +49,7 @@ class CandidacyRequest:
     require_metrics: bool = False
     batch_size: int = BATCH_SIZE_ROWS
     from_start: bool = False
+    part: Span | None = None
 
 
 def backfill_candidacy(
@@ -59,7 +61,9 @@ def backfill_candidacy(
         AlreadyRunningError: Another process is at it.
         ConservationError: The counts do not add up.
     """
-    tally = run_backfill(connection, request, _CandidacyWork(request), dry_run=dry_run, watch=watch)
+    tally = run_backfill(
+        connection, request, _CandidacyWork(request), dry_run=dry_run, watch=watch, part=request.part
+    )
     return BackfillReport.of(
         tally,
         kind=BackfillKind.CANDIDACY,

@@ -25,11 +25,11 @@ from kb_pipeline.rules import (
 )
 from kb_pipeline.storage import session
 from kb_pipeline.storage.backfill_runs import (
-    FIRST_POSITION,
-    LAST_POSITION,
+    PART_SETTING,
     Ledger,
     LedgerCounts,
     Position,
+    Span,
     last_position,
 )
 from kb_pipeline.storage.events import Event, tell
@@ -38,23 +38,6 @@ from kb_pipeline.storage.postgres import Connection, many_small_commits, read_on
 
 _NO_LIMIT: Final = 2**31 - 1
 """For reading the span of a page again: others may have inserted rows into it meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Rows after one position, up to and with another."""
-
-    after: Position = FIRST_POSITION
-    until: Position = LAST_POSITION
-
-    def parameters(self) -> dict[str, str]:
-        """Return the bounds under the names the page statements use."""
-        return {
-            "after_created_at": self.after.created_at,
-            "after_id": self.after.id,
-            "until_created_at": self.until.created_at,
-            "until_id": self.until.id,
-        }
 
 
 @dataclass(slots=True)
@@ -144,6 +127,23 @@ class Request(Protocol):
         """Whether to begin again instead of after the last row scanned."""
 
 
+class _Scope:
+    """The rows a backfill is for, all of them or a part, and the settings that say so."""
+
+    def __init__(self, work: Work, part: Span | None) -> None:
+        self.work = work
+        self.is_part = part is not None
+        self._rows = part or Span()
+        is_all = self._rows == Span()
+        self.settings = work.settings if is_all else {**work.settings, PART_SETTING: str(part)}
+
+    def spans(self, start: Position | None) -> list[Span]:
+        """Return what to read: from the start to the end, then from the beginning up to the start."""
+        if start is None:
+            return [self._rows]
+        return [replace(self._rows, after=start), replace(self._rows, until=start)]
+
+
 def run_backfill(
     connection: Connection,
     request: Request,
@@ -152,11 +152,12 @@ def run_backfill(
     dry_run: bool,
     watch: Watch | None,
     conclude: Callable[[Tally], None] = lambda _tally: None,
+    part: Span | None = None,
 ) -> Tally:
     """Run one backfill and return its counts.
 
-    `conclude` does what is left once all rows are seen, before the ledger says so, and may add to the
-    counts or mark them as interrupted.
+    `part` confines it to some rows, for the holder of a lease on them. `conclude` does what is left once
+    all rows are seen, before the ledger says so, and may add to the counts or mark them as interrupted.
 
     Raises:
         BadArgumentError: There is no such workspace.
@@ -164,24 +165,26 @@ def run_backfill(
         ConservationError: The counts do not add up to the rows scanned.
     """
     session.require_workspace(connection, request.workspace_id)
+    scope = _Scope(work, part)
     run = _dry_run if dry_run else _real_run
     with announced(work.kind, request.workspace_id, dry_run=dry_run) as result:
-        tally = run(connection, request, work, watch or Watch(), conclude)
+        tally = run(connection, request, scope, watch or Watch(), conclude)
         result |= tally.totals()
     return tally
 
 
 def _real_run(
-    connection: Connection, request: Request, work: Work, watch: Watch, conclude: Callable[[Tally], None]
+    connection: Connection, request: Request, scope: _Scope, watch: Watch, conclude: Callable[[Tally], None]
 ) -> Tally:
-    with writer_lock(connection, work.kind, request.workspace_id):
-        start = _start(connection, request, work)
-        ledger = Ledger.open(connection, work.kind, request.workspace_id, work.settings, start)
-        writer = _Writer(connection, work, ledger, request.batch_size, watch)
+    kind, workspace_id = scope.work.kind, request.workspace_id
+    with writer_lock(connection, kind, workspace_id, part=scope.is_part):
+        start = _start(connection, request, scope)
+        ledger = Ledger.open(connection, kind, workspace_id, scope.settings, start, part=scope.is_part)
+        writer = _Writer(connection, scope.work, ledger, request.batch_size, watch)
         try:
             with (
                 read_only_session(connection) as reader,
-                _pages_ahead(reader, request, work, start, writer.hears_stop) as pages,
+                _pages_ahead(reader, request, scope, start, writer.hears_stop) as pages,
                 many_small_commits(connection),
             ):
                 for page, decisions in pages:
@@ -199,29 +202,29 @@ def _real_run(
 
 
 def _pages_ahead(
-    reader: Connection, request: Request, work: Work, start: Position | None, stop: Callable[[], object]
+    reader: Connection, request: Request, scope: _Scope, start: Position | None, stop: Callable[[], object]
 ) -> AbstractContextManager[Iterator[tuple[Page, Decisions]]]:
     """Read and decide pages in a thread; a request to stop breaks off even a statement that takes long."""
-    decided = _decided(reader, work, start, request.limit)
+    decided = _decided(reader, scope, start, request.limit)
     return ahead(decided, stop=stop, cancel=reader.cancel_safe)
 
 
-def _start(connection: Connection, request: Request, work: Work) -> Position | None:
+def _start(connection: Connection, request: Request, scope: _Scope) -> Position | None:
     if request.from_start:
         return None
-    return last_position(connection, work.kind, request.workspace_id, work.settings)
+    return last_position(connection, scope.work.kind, request.workspace_id, scope.settings)
 
 
-def _pages(connection: Connection, work: Work, start: Position | None, limit: int | None) -> Iterator[Page]:
-    """Yield pages from the start to the end, then from the beginning up to the start."""
-    spans = [Span(after=start), Span(until=start)] if start else [Span()]
+def _pages(
+    connection: Connection, scope: _Scope, start: Position | None, limit: int | None
+) -> Iterator[Page]:
     budget = limit if limit is not None else float("inf")
-    for span in spans:
+    for span in scope.spans(start):
         after: Position | None = span.after
         while after is not None and budget > 0:
             rest = replace(span, after=after)
             wanted = int(min(READ_PAGE_ROWS, budget))
-            page = work.read(connection, rest, wanted)
+            page = scope.work.read(connection, rest, wanted)
             rows = len(page.ids)
             budget -= rows
             after = page.position(rows - 1) if rows == wanted else None
@@ -230,20 +233,24 @@ def _pages(connection: Connection, work: Work, start: Position | None, limit: in
 
 
 def _decided(
-    connection: Connection, work: Work, start: Position | None, limit: int | None
+    connection: Connection, scope: _Scope, start: Position | None, limit: int | None
 ) -> Iterator[tuple[Page, Decisions]]:
-    for page in _pages(connection, work, start, limit):
-        yield page, work.decide(page)
+    for page in _pages(connection, scope, start, limit):
+        yield page, scope.work.decide(page)
 
 
 def _dry_run(
-    connection: Connection, request: Request, work: Work, watch: Watch, conclude: Callable[[Tally], None]
+    connection: Connection,
+    request: Request,
+    scope: _Scope,
+    watch: Watch,
+    conclude: Callable[[Tally], None],
 ) -> Tally:
     """Scan the rows a real run would and count the same things; Postgres refuses any write."""
     tally = Tally()
     with (
         read_only_session(connection) as reader,
-        _pages_ahead(reader, request, work, _start(reader, request, work), watch.stop) as pages,
+        _pages_ahead(reader, request, scope, _start(reader, request, scope), watch.stop) as pages,
     ):
         for page, decisions in pages:
             tally = tally.plus_page(page.ids, decisions.outcomes, decisions.describe)

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from kb_pipeline.backfills.engine import Decisions, Page, Span, Watch, run_backfill
+from kb_pipeline.backfills.engine import Decisions, Page, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport, OhlcvSource, Tally
 from kb_pipeline.domain.calendars import CoverageIndex, market
 from kb_pipeline.domain.ohlcv import bar_times_ns
@@ -29,6 +29,7 @@ from kb_pipeline.rules import (
     SkipReason,
 )
 from kb_pipeline.storage import backtest_runs, session
+from kb_pipeline.storage.backfill_runs import Span
 from kb_pipeline.storage.ohlcv_files import OhlcvFile, read_ohlcv_file
 from kb_pipeline.storage.paths import data_directory
 from kb_pipeline.storage.postgres import Connection
@@ -60,7 +61,8 @@ class RegimeRequest:
 
     `symbol` picks the runs of one symbol, whatever the file says of itself. `calendar` overrides
     that of data/symbols.yaml, `timezone` is that of times without one in the file, `limit` counts
-    scanned runs (None: all), `batch_size` the runs written in one transaction.
+    scanned runs (None: all), `batch_size` the runs written in one transaction, `part` is for the holder of
+    a lease on those rows.
     """
 
     workspace_id: UUID
@@ -75,6 +77,7 @@ class RegimeRequest:
     batch_size: int = BATCH_SIZE_ROWS
     from_start: bool = False
     data_root: Path | None = None
+    part: Span | None = None
 
 
 def backfill_regime(
@@ -107,6 +110,7 @@ def backfill_regime(
             _RegimeWork(request, file, symbol, market_info, computed_at=session.now(connection)),
             dry_run=dry_run,
             watch=watch,
+            part=request.part,
         )
     tally.notices.update(file.notices)
     return BackfillReport.of(

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from kb_pipeline.backfills.engine import Decisions, Page, Span, Watch, run_backfill
+from kb_pipeline.backfills.engine import Decisions, Page, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport, Tally
 from kb_pipeline.domain.trials import SOURCE_COLUMNS, trial_of
 from kb_pipeline.errors import ConflictsRemainError
@@ -18,6 +18,7 @@ from kb_pipeline.rules import (
     SkipReason,
 )
 from kb_pipeline.storage import kb_trials, session
+from kb_pipeline.storage.backfill_runs import Span
 from kb_pipeline.storage.backtest_runs import Rows
 from kb_pipeline.storage.postgres import Connection
 

@@ -4,11 +4,15 @@ They take names in their run config (`workspaces: [demo]`), which a terminal can
 edit, and run the assets' own steps as ops; what they do is recorded as the assets' partitions. They are
 not asset jobs: those cannot span different partitions, and a backfill from the page of one would do
 its first partition only. Backfills by partition belong to the pages of the assets.
+
+Where the executor is one of many machines, jobs of the same names and configuration share each backfill
+out among steps (spread.py).
 """
 
 from typing import Final
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from kb_pipeline.orchestration.assets import DatabaseParam, PricesParam
 from kb_pipeline.orchestration.checks import DRY_RUNS
@@ -20,7 +24,10 @@ from kb_pipeline.orchestration.settings import (
     RegimeSettings,
     WorkspaceSettings,
 )
+from kb_pipeline.orchestration.spread import Steps, job_of
 from kb_pipeline.orchestration.steps import ATTRIBUTION, CANDIDACY, OHLCV, REGIMES, TRIALS, UPLIFT
+
+Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 
 _AFTER: Final = {"after": dg.In(dg.Nothing)}
 
@@ -124,13 +131,35 @@ dry_run_reports = dg.define_asset_job(
     description="Say what each backfill would do; write nothing.",
 )
 
-JOBS: Final = (
+_WHOLE: Final = (
     normalise_prices,
     backfill_regime,
     backfill_candidacy,
     backfill_attribution,
     ingest_trials,
     measure_uplift,
-    dry_run_reports,
-    everything,
 )
+_STEPS: Final[Steps] = {
+    "prices": (OHLCV, OhlcvSettings, ()),
+    "regimes": (REGIMES, RegimeSettings, ("prices",)),
+    "candidacy": (CANDIDACY, CandidacySettings, ("regimes",)),
+    "attribution": (ATTRIBUTION, BackfillSettings, ("regimes",)),
+    "trials": (TRIALS, BackfillSettings, ("candidacy", "attribution")),
+    "uplift": (UPLIFT, WorkspaceSettings, ("attribution",)),
+}
+"""The ops of `everything`, in order, each with those that come before it."""
+
+
+def jobs(lanes: int) -> list[Job]:
+    """Return the jobs; where there are lanes, with each backfill shared out among so many steps."""
+    if not lanes:
+        return [*_WHOLE, dry_run_reports, everything]
+    alone = [
+        job_of(job.name, job.description or "", {name: step}, lanes)
+        for job, (name, step) in zip(_WHOLE, _STEPS.items(), strict=True)
+    ]
+    together = job_of(everything.name, everything.description or "", _STEPS, lanes)
+    return [*alone, dry_run_reports, together]
+
+
+JOB_NAMES: Final = frozenset(job.name for job in jobs(0))

@@ -27,6 +27,11 @@ FIRST_RETRY_AFTER_SECONDS: Final = 5
 _WORTH_RETRYING: Final = (AlreadyRunningError, ConflictsRemainError, DatabaseError, psycopg.OperationalError)
 
 
+def worth_retrying(error: BaseException) -> bool:
+    """Return whether a repetition can mend an error."""
+    return isinstance(error, _WORTH_RETRYING)
+
+
 def run_asset(
     context: dg.AssetExecutionContext, step: Step, config: Any, database: Database, prices: Prices
 ) -> dg.MaterializeResult[None]:
@@ -35,7 +40,7 @@ def run_asset(
     Raises:
         Failure: A partition failed, or Dagster handed over fewer than were asked for.
     """
-    _prepare(context, database, prices)
+    prepare(context, database, prices)
     done = _run_step(context, step, config, database, prices, asked_keys(context))
     _describe(context, done)
     return dg.MaterializeResult()
@@ -57,21 +62,21 @@ def run_op(
     context: dg.OpExecutionContext, step: Step, config: Any, database: Database, prices: Prices
 ) -> None:
     """Do a step for the partition of the run, else for those its configuration names, and record them."""
-    _prepare(context, database, prices)
+    prepare(context, database, prices)
     asked = [context.partition_key] if context.has_partition_key else None
-    _record(context, step, _run_step(context, step, config, database, prices, asked))
+    record(context, step, _run_step(context, step, config, database, prices, asked))
 
 
-def _prepare(context: Context, database: Database, prices: Prices) -> None:
+def prepare(context: Context, database: Database, prices: Prices) -> None:
     """Register the partitions there are."""
-    with _named_failures(context):
+    with named_failures(context):
         sync_partitions(context.instance, database, prices, remove=False)
 
 
 def _run_step(
     context: Context, step: Step, config: Any, database: Database, prices: Prices, asked: list[str] | None
 ) -> dict[str, Metadata]:
-    with _named_failures(context), database.session(step.asset, context.run.run_id) as connection:
+    with named_failures(context), database.session(step.asset, context.run.run_id) as connection:
         around = Surroundings(connection, prices.of_one_run(), plotted=False)
         keys = asked or step.named_keys(around, config)
         around = around._replace(plotted=len(keys) <= PLOTTED_PARTITIONS)
@@ -88,8 +93,8 @@ def _work_through(context: Context, step: Step, keys: Sequence[str], work: Work)
             failed[key] = error
             context.log.error(f"{key}: {error}")  # noqa: TRY400 - the message says it all
     if failed:
-        _record(context, step, done)
-        worth_it = [error for error in failed.values() if isinstance(error, _WORTH_RETRYING)]
+        record(context, step, done)
+        worth_it = [error for error in failed.values() if worth_retrying(error)]
         if worth_it and context.retry_number < MAX_RETRIES:
             raise worth_it[0]
         raise _failure(failed, len(done))
@@ -106,7 +111,7 @@ def _failure(failed: Mapping[str, KbPipelineError], done: int) -> dg.Failure:
 
 
 @contextmanager
-def _named_failures(context: Context) -> Iterator[None]:
+def named_failures(context: Context) -> Iterator[None]:
     """Show an error of ours by its message; ask for a repetition where one can help, and only there."""
     try:
         yield
@@ -117,6 +122,7 @@ def _named_failures(context: Context) -> Iterator[None]:
         raise dg.Failure(str(error)) from error
 
 
-def _record(context: Context, step: Step, done: Mapping[str, Metadata]) -> None:
+def record(context: Context, step: Step, done: Mapping[str, Metadata]) -> None:
+    """Tell Dagster of partitions that are done."""
     for key, metadata in done.items():
         context.log_event(dg.AssetMaterialization(step.asset, partition=key, metadata=metadata))

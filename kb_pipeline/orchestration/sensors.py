@@ -17,7 +17,7 @@ from kb_pipeline.orchestration.assets import (
     tune_regime_attribution,
 )
 from kb_pipeline.orchestration.drift import check_regime_drift
-from kb_pipeline.orchestration.jobs import JOBS, normalise_prices
+from kb_pipeline.orchestration.jobs import JOB_NAMES
 from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES, partition_changes
 from kb_pipeline.orchestration.resources import Database, Prices
 from kb_pipeline.orchestration.sensor_decisions import (
@@ -168,7 +168,9 @@ def _observations(found: orchestration.PlatformTables) -> list[dg.AssetObservati
     ]
 
 
-@dg.sensor(job=normalise_prices, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    job_name="normalise_prices", minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING
+)
 def new_ohlcv_files(context: dg.SensorEvaluationContext, prices: PricesParam) -> dg.SensorResult:
     """Normalise price files whose bytes are new, once nobody writes them any more: one run for all."""
     before = {name: Seen(*seen) for name, seen in json.loads(context.cursor or "{}").items()}
@@ -237,7 +239,7 @@ def _is_ours(run: dg.DagsterRun) -> bool:
     """Return whether a run is of this project: another code location's need no session in its database."""
     assets = {*(run.asset_selection or ()), *(it.asset_key for it in run.asset_check_selection or ())}
     of_assets = bool(assets) and assets <= {it.key for it in ASSETS}
-    return of_assets or run.job_name in {job.name for job in (*JOBS, check_regime_drift)}
+    return of_assets or run.job_name in {*JOB_NAMES, check_regime_drift.name}
 
 
 @dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING)

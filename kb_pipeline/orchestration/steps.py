@@ -32,6 +32,7 @@ from kb_pipeline.orchestration.settings import (
     RegimeSettings,
     WorkspaceSettings,
 )
+from kb_pipeline.storage.backfill_runs import Span
 from kb_pipeline.storage.ohlcv_files import OhlcvFile, read_ohlcv_file
 from kb_pipeline.storage.orchestration import Workspace, find_workspace, regime_windows, waiting_symbols
 from kb_pipeline.storage.postgres import Connection
@@ -41,11 +42,15 @@ Work = Callable[[str], Metadata]
 
 
 class Surroundings(NamedTuple):
-    """What a step works with; `plotted` is whether its few partitions are worth pictures."""
+    """What a step works with; `plotted` is whether its few partitions are worth pictures.
+
+    `part` is the rows of a partition that are this process's, where several share it out.
+    """
 
     connection: Connection
     prices: Prices
     plotted: bool
+    part: Span | None = None
 
 
 class Step(NamedTuple):
@@ -144,11 +149,13 @@ def regime_work(around: Surroundings, config: RegimeSettings) -> Work:
         name, symbol = split_pair(key)
         if name not in workspaces:
             found = find_workspace(around.connection, name)
-            workspaces[name] = (found, waiting_symbols(around.connection, found.id))
+            # Of a part it is not worth a look at all runs of the workspace.
+            waiting = {symbol: 1} if around.part else waiting_symbols(around.connection, found.id)
+            workspaces[name] = (found, waiting)
         workspace, waiting = workspaces[name]
         if not waiting.get(symbol):
             return _nothing_waits(workspace) | _regime_plot(around, workspace, symbol)
-        request = regime_request(around.prices, workspace, symbol, config, config.pace())
+        request = regime_request(around.prices, workspace, symbol, config, config.pace(), around.part)
         report = backfill_regime(around.connection, request, dry_run=False)
         return _shown(workspace, report, around) | _regime_plot(around, workspace, symbol)
 
@@ -156,7 +163,12 @@ def regime_work(around: Surroundings, config: RegimeSettings) -> Work:
 
 
 def regime_request(
-    prices: Prices, workspace: Workspace, symbol: str, config: Any, pace: dict[str, Any]
+    prices: Prices,
+    workspace: Workspace,
+    symbol: str,
+    config: Any,
+    pace: dict[str, Any],
+    part: Span | None = None,
 ) -> RegimeRequest:
     """Return the request for one workspace and symbol, with the price file that belongs to it.
 
@@ -176,6 +188,7 @@ def regime_request(
         symbol=symbol,
         timeframe=files[0].timeframe,
         data_root=prices.root,
+        part=part,
         **config.windows(),
         **pace,
     )
@@ -210,7 +223,9 @@ def candidacy_work(around: Surroundings, config: CandidacySettings) -> Work:
 
     def decide(key: str) -> Metadata:
         workspace = find_workspace(around.connection, key)
-        request = CandidacyRequest(workspace_id=workspace.id, **config.gate(), **config.pace())
+        request = CandidacyRequest(
+            workspace_id=workspace.id, part=around.part, **config.gate(), **config.pace()
+        )
         return _shown(workspace, backfill_candidacy(around.connection, request, dry_run=False), around)
 
     return decide
@@ -221,7 +236,7 @@ def attribution_work(around: Surroundings, config: BackfillSettings) -> Work:
 
     def attribute(key: str) -> Metadata:
         workspace = find_workspace(around.connection, key)
-        request = AttributionRequest(workspace_id=workspace.id, **config.pace())
+        request = AttributionRequest(workspace_id=workspace.id, part=around.part, **config.pace())
         return _shown(workspace, backfill_attribution(around.connection, request, dry_run=False), around)
 
     return attribute

@@ -49,6 +49,19 @@ WITH changed AS (
 )
 SELECT changed.id::text FROM changed
 
+-- candidacy_bounds --
+-- Every so-manieth of the runs that wait for candidacy, in the order of their pages.
+SELECT numbered.created_at::text, numbered.id::text
+  FROM (SELECT run.created_at, run.id, row_number() OVER (ORDER BY run.created_at, run.id) AS place
+          FROM backtest_runs AS run
+         WHERE run.workspace_id = %(workspace_id)s
+           AND run.run_kind = 'test_variant'
+           AND run.status IN ('completed', 'success')
+           AND (run.kb_status = 'excluded' OR run.kb_status IS NULL)
+           AND run.created_at >= %(since)s::timestamptz) AS numbered
+ WHERE numbered.place %% %(rows)s = 0
+ ORDER BY numbered.place
+
 -- read_regime_page --
 -- Test variants without an out-of-sample regime, in (created_at, id) order after a position. The
 -- fields that can name a window come as one JSON text, so that equal ones are parsed once.
@@ -73,6 +86,20 @@ SELECT run.id::text,
    AND (run.created_at, run.id) <= (%(until_created_at)s::timestamptz, %(until_id)s::uuid)
  ORDER BY run.created_at, run.id
  LIMIT %(rows)s
+
+-- regime_bounds --
+-- Every so-manieth of the runs of a symbol that wait for a regime, in the order of their pages.
+SELECT numbered.created_at::text, numbered.id::text
+  FROM (SELECT run.created_at, run.id, row_number() OVER (ORDER BY run.created_at, run.id) AS place
+          FROM backtest_runs AS run
+         WHERE run.workspace_id = %(workspace_id)s
+           AND run.run_kind = 'test_variant'
+           AND run.status IN ('completed', 'success')
+           AND (run.regime_oos IS NULL OR run.regime_oos = 'null')
+           AND upper(run.dataset_meta ->> 'symbol') = upper(%(symbol)s::text)
+           AND run.created_at >= %(since)s::timestamptz) AS numbered
+ WHERE numbered.place %% %(rows)s = 0
+ ORDER BY numbered.place
 
 -- land_regimes --
 -- Write snapshots, in sample only where the run gives one, where there still is none.

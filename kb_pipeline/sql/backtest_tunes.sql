@@ -56,6 +56,18 @@ SELECT tune.id::text,
  ORDER BY tune.created_at, tune.id
  LIMIT %(rows)s
 
+-- attribution_bounds --
+-- Every so-manieth of the tunes that wait for attribution, in the order of their pages.
+SELECT numbered.created_at::text, numbered.id::text
+  FROM (SELECT tune.created_at, tune.id, row_number() OVER (ORDER BY tune.created_at, tune.id) AS place
+          FROM backtest_tunes AS tune
+         WHERE tune.workspace_id = %(workspace_id)s
+           AND tune.status = 'completed'
+           AND (tune.regime_key IS NULL OR tune.attributed_completed_at IS DISTINCT FROM tune.completed_at)
+           AND tune.created_at >= %(since)s::timestamptz) AS numbered
+ WHERE numbered.place %% %(rows)s = 0
+ ORDER BY numbered.place
+
 -- land_attributions --
 -- Write the regime a tune was won in, its best score and its baseline, and remember the completion
 -- they belong to; note what changed for those who compare regimes. The version token on the target

@@ -1,6 +1,7 @@
 -- close_abandoned --
 -- Ledger rows of this workspace and kind that a process left running. Whoever holds the advisory
--- lock is the only writer, so such a process is gone. Rows without a holder belong to the platform.
+-- lock is the only writer, so such a process is gone; whoever shares it for a part knows that of the same
+-- part only. Rows without a holder belong to the platform.
 UPDATE kb_backfill_runs
    SET status = 'interrupted',
        completed_at = now(),
@@ -10,6 +11,7 @@ UPDATE kb_backfill_runs
    AND backfill_type = %(kind)s
    AND status = 'running'
    AND holder IS NOT NULL
+   AND (%(part_hash)s::text IS NULL OR config_hash = %(part_hash)s::text)
 
 -- last_cursor --
 -- Where the newest real run with the same settings stopped; a dry run moves nothing.

@@ -2,6 +2,14 @@
 -- Take the session lock of one workspace and kind, or answer false at once.
 SELECT pg_try_advisory_lock(%(key)s)
 
+-- try_shared_lock --
+-- Take the session lock of one workspace and kind beside others who do the same, or answer false at once.
+SELECT pg_try_advisory_lock_shared(%(key)s)
+
+-- unlock_shared --
+-- Give back a session lock that was taken beside others.
+SELECT pg_advisory_unlock_shared(%(key)s)
+
 -- unlock --
 -- Give the session lock back.
 SELECT pg_advisory_unlock(%(key)s)

@@ -38,6 +38,29 @@ class Position:
 FIRST_POSITION: Final = Position("-infinity", "00000000-0000-0000-0000-000000000000")
 LAST_POSITION: Final = Position("infinity", "ffffffff-ffff-ffff-ffff-ffffffffffff")
 
+PART_SETTING: Final = "part"
+"""Stands among the settings of a backfill of some rows only, so that each part has a cursor of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Rows after one position, up to and with another."""
+
+    after: Position = FIRST_POSITION
+    until: Position = LAST_POSITION
+
+    def __str__(self) -> str:
+        return f"{self.after}..{self.until}"
+
+    def parameters(self) -> dict[str, str]:
+        """Return the bounds under the names the page statements use."""
+        return {
+            "after_created_at": self.after.created_at,
+            "after_id": self.after.id,
+            "until_created_at": self.until.created_at,
+            "until_id": self.until.id,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerCounts:
@@ -83,11 +106,16 @@ class Ledger:
         workspace_id: UUID,
         settings: Mapping[str, Any],
         start: Position | None,
+        *,
+        part: bool = False,
     ) -> Self:
         """Close what a dead process left open and begin a row. Only for the holder of the writer's lock."""
         scope = {"workspace_id": workspace_id, "kind": kind}
+        part_hash = config_hash(settings) if part else None
         with connection.transaction():
-            connection.execute(statement("kb_backfill_runs.close_abandoned"), scope)
+            connection.execute(
+                statement("kb_backfill_runs.close_abandoned"), scope | {"part_hash": part_hash}
+            )
             row = connection.execute(
                 statement("kb_backfill_runs.open"),
                 scope

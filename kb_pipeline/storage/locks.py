@@ -1,4 +1,4 @@
-"""The rule that one workspace and kind has one writer.
+"""The rule that one workspace and kind has one writer, or several that share its rows out by a plan.
 
 A session advisory lock in Postgres: it covers every way in (CLI, Dagster, Python) and dies with its
 connection. It needs a direct connection or a session pooler; a transaction pooler cannot hold it.
@@ -22,14 +22,19 @@ def lock_key(kind: BackfillKind, workspace_id: UUID) -> int:
 
 
 @contextmanager
-def writer_lock(connection: Connection, kind: BackfillKind, workspace_id: UUID) -> Iterator[None]:
+def writer_lock(
+    connection: Connection, kind: BackfillKind, workspace_id: UUID, *, part: bool = False
+) -> Iterator[None]:
     """Hold the writer's lock of a workspace and kind while the block runs.
+
+    Holders of a part of the rows share it, and exclude one another by the leases of their parts.
 
     Raises:
         AlreadyRunningError: Another session holds it; the message says which. Answers at once.
     """
     key = lock_key(kind, workspace_id)
-    taken = connection.execute(statement("session.try_lock"), {"key": key}).fetchone()
+    take, give = ("try_shared_lock", "unlock_shared") if part else ("try_lock", "unlock")
+    taken = connection.execute(statement(f"session.{take}"), {"key": key}).fetchone()
     if taken != (True,):
         raise AlreadyRunningError(
             f"A {kind} backfill of workspace {workspace_id} is already running: {_holder(connection, key)}. "
@@ -39,7 +44,7 @@ def writer_lock(connection: Connection, kind: BackfillKind, workspace_id: UUID) 
         yield
     finally:
         if not connection.closed:
-            connection.execute(statement("session.unlock"), {"key": key})
+            connection.execute(statement(f"session.{give}"), {"key": key})
 
 
 def _holder(connection: Connection, key: int) -> str:

@@ -19,12 +19,19 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from kb_pipeline import rules
-from kb_pipeline.errors import DatabaseError, DatabaseUrlError
+from kb_pipeline.errors import DatabaseError, DatabaseUrlError, PoolerError
 from kb_pipeline.sql import statement
 from kb_pipeline.storage import embedded
 
 Connection = psycopg.Connection[TupleRow]
 """A session in autocommit mode: what must hold together stands in `with connection.transaction()`."""
+
+URL_VARIABLE: Final = "KB_DATABASE_URL"
+DIRECT_VARIABLE: Final = "KB_DIRECT_DATABASE_URL"
+"""For where KB_DATABASE_URL is a pooler's, which other programs use: wins over it here."""
+
+POOLER_VARIABLE: Final = "KB_POOLER"
+"""Says `session` of a pooler that hands out whole sessions, which cannot be seen from outside."""
 
 _URL = re.compile(
     r"""(?:postgresql|postgres)://
@@ -132,22 +139,30 @@ def database_url(explicit: str | None = None) -> str:
     """Return the URL of the database to use.
 
     Args:
-        explicit: Wins when given; else the environment's KB_DATABASE_URL, else the embedded
-            server's, which is started when it is not running.
+        explicit: Wins when given; else the environment's KB_DIRECT_DATABASE_URL, else its
+            KB_DATABASE_URL, else the embedded server's, which is started when it is not running.
 
     Raises:
         DatabaseUrlError: The URL given cannot be used.
         UnsafePathError: The embedded server's directory cannot be used.
         DatabaseError: The embedded server did not start.
     """
-    url = (explicit or os.environ.get("KB_DATABASE_URL") or "").strip()
+    name, url = ("", explicit.strip()) if explicit else named_url()
     if not url:
         return embedded.start()
     try:
         parse_database_url(url)
     except DatabaseUrlError as error:
-        raise error if explicit else DatabaseUrlError(f"KB_DATABASE_URL: {error}") from None
+        raise DatabaseUrlError(f"{name}: {error}") from None if name else error
     return url
+
+
+def named_url() -> tuple[str, str]:
+    """Return the variable that names the database in the environment, and its value; else two empty texts."""
+    for name in (DIRECT_VARIABLE, URL_VARIABLE):
+        if url := os.environ.get(name, "").strip():
+            return name, url
+    return "", ""
 
 
 def connect(
@@ -162,6 +177,7 @@ def connect(
 
     Raises:
         DatabaseUrlError: The URL cannot be used.
+        PoolerError: A pooler answers that is not said to hand out whole sessions.
         DatabaseError: No session could be opened; the message names host and database only.
     """
     target = parse_database_url(database_url(url))
@@ -275,8 +291,12 @@ def many_small_commits(connection: Connection) -> Iterator[None]:
 
 def set_session(connection: Connection, settings: Mapping[str, str]) -> None:
     """Set settings of this session, by name, until it ends."""
-    names, values = list(settings), list(settings.values())
-    connection.execute(statement("postgres.configure"), {"names": names, "values": values})
+    _set(connection, settings, None)
+
+
+def _set(connection: Connection, settings: Mapping[str, str], pid: int | None) -> bool:
+    parameters = {"names": list(settings), "values": list(settings.values()), "pid": pid}
+    return connection.execute(statement("postgres.configure"), parameters).fetchone() is not None
 
 
 def _configure(connection: Connection, *, timeouts: bool) -> None:
@@ -290,7 +310,16 @@ def _configure(connection: Connection, *, timeouts: bool) -> None:
     settings["client_connection_check_interval"] = f"{rules.CLIENT_CONNECTION_CHECK_MS}ms"
     # Text forms must be the same whatever the server, the database or the role prefers.
     settings |= {"TimeZone": "UTC", "DateStyle": "ISO, YMD", "extra_float_digits": "1"}
-    set_session(connection, settings)
+    pools_sessions = os.environ.get(POOLER_VARIABLE, "").strip() == "session"
+    if not _set(connection, settings, None if pools_sessions else connection.info.backend_pid):
+        name = connection.info.dbname
+        connection.close()
+        raise PoolerError(
+            f"A connection pooler stands before database {name!r} (the server process that "
+            "answers is not the one announced). Locks and settings of a session would be lost or left to "
+            f"others between two transactions; nothing was set. Set {DIRECT_VARIABLE} to the address of the "
+            f"server itself, or, if the pooler hands out whole sessions, {POOLER_VARIABLE}=session."
+        )
 
 
 def _decoded(text: str) -> str:

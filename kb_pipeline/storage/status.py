@@ -1,17 +1,15 @@
 """What `kb-pipeline db status` shows: which database, whether it answers, how far it is migrated."""
 
-import os
-
 from kb_pipeline.errors import DatabaseError
 from kb_pipeline.storage import embedded, migrations
-from kb_pipeline.storage.postgres import connect, redact
+from kb_pipeline.storage.postgres import connect, named_url, redact
 
 
 def database_status() -> dict[str, str]:
     """Return facts about the database in use, in the order to show them. Starts and creates nothing."""
-    given = os.environ.get("KB_DATABASE_URL", "").strip()
+    name, given = named_url()
     if given:
-        return {"Database": redact(given), "From": "KB_DATABASE_URL", **_facts(given)}
+        return {"Database": redact(given), "From": name, **_facts(given)}
     state = embedded.status()
     facts = {"Database": "embedded Postgres", "Directory": str(state.data_dir)}
     if state.url is None:

@@ -180,6 +180,15 @@ def _rows_read(plan: list[dict[str, Any]], table: str = "backtest_tunes") -> int
     )
 
 
+def _reads(
+    connection: Connection, plan: list[dict[str, Any]], rows: int, table: str = "backtest_tunes"
+) -> bool:
+    """Tell whether a plan read so many rows; before Postgres 18 EXPLAIN rounds those of a loop."""
+    loops = sum(node["Actual Loops"] for node in plan if node.get("Relation Name") == table)
+    slack = 0 if connection.info.server_version >= 180_000 else loops / 2
+    return abs(_rows_read(plan, table) - rows) <= slack
+
+
 def _indexes(plan: list[dict[str, Any]]) -> set[str]:
     return {node["Index Name"] for node in plan if "Index Name" in node}
 
@@ -198,7 +207,7 @@ def test_the_best_ten_of_a_key_cost_ten_rows_of_an_index_and_no_sort(
         plan = _plan(connection, "questions.best_of_keys", parameters)
         assert _indexes(plan) - {"kb_entities_pkey"} == {"idx_tunes_kind_ranking"}
         assert "Sort" not in _kinds(plan)
-        assert _rows_read(plan) == rows
+        assert _reads(connection, plan, rows)
 
 
 def test_the_summary_reads_an_index_in_order(connection: Connection, many: Workspace) -> None:
@@ -223,7 +232,8 @@ def test_a_tier_probes_its_indexes_once_a_key_and_reads_no_more_than_it_may_give
         asked = {**scope, "regime_keys": list(tiers[tier])}
         plan = _plan(connection, "recommend_events.candidates", asked)
         assert _indexes(plan) == {"idx_tunes_recommendation", "idx_kb_trials_recommendation"}
-        assert (_rows_read(plan), _rows_read(plan, "kb_trials")) == (most, most)
+        assert _reads(connection, plan, most)
+        assert _reads(connection, plan, most, "kb_trials")
 
 
 def test_finding_the_keys_of_a_group_steps_from_one_to_the_next(
@@ -239,7 +249,8 @@ def test_finding_the_score_groups_steps_from_one_to_the_next(connection: Connect
     bounds = {"first_strategy_id": many.strategy_id, "last_strategy_id": many.strategy_id}
     plan = _plan(connection, "recommend_events.score_groups", {"workspace_id": many.id, **bounds})
     assert _indexes(plan) == {"idx_tunes_recommendation", "idx_kb_trials_recommendation"}
-    assert (_rows_read(plan), _rows_read(plan, "kb_trials")) == (3, 1)
+    assert _reads(connection, plan, 3)
+    assert _reads(connection, plan, 1, "kb_trials")
     groups = recommend_events.score_groups(connection, many.id, str(many.strategy_id))
     assert [group.objective for group in groups] == ["calmar", "sharpe", "sortino"]
     assert recommend_events.count_candidates(connection, many.id, groups, 10**6) == [50, 24_900, 50]
