@@ -54,11 +54,12 @@ def status() -> None:
 
 @db.command()
 @click.option("--show-password", is_flag=True, help="Print the URL with its password.")
-def url(show_password: bool) -> None:
+@click.option("--owner", is_flag=True, help="Print that of the role which makes and changes the tables.")
+def url(show_password: bool, owner: bool) -> None:
     """Print the URL of the database in use."""
-    from kb_pipeline.storage.postgres import database_url, redact
+    from kb_pipeline.storage.postgres import database_url, owner_database_url, redact
 
-    found = database_url()
+    found = owner_database_url() if owner else database_url()
     click.echo(found if show_password else redact(found))
 
 
@@ -66,9 +67,9 @@ def url(show_password: bool) -> None:
 def migrate() -> None:
     """Make or adopt the platform's tables and bring them up to date."""
     from kb_pipeline.storage.migrations import migrate as apply
-    from kb_pipeline.storage.postgres import database_url
+    from kb_pipeline.storage.postgres import owner_database_url
 
-    report = apply(database_url())
+    report = apply(owner_database_url())
     for name in report.applied:
         click.echo(f"applied {name}")
     click.echo(f"{len(report.applied)} applied, {report.already} already there.")

@@ -18,14 +18,13 @@ SELECT needed.table_name, needed.privilege
  WHERE NOT has_table_privilege(needed.table_name, needed.privilege)
 
 -- open_ledger_rows --
--- Backfills that the ledger says are running: workspace, kind, who runs them and since when they last
+-- Backfills of a workspace that the ledger says are running: kind, who runs them and since when they last
 -- committed, in seconds.
-SELECT run.workspace_id, workspace.slug, run.backfill_type, run.holder,
+SELECT run.backfill_type, run.holder,
        extract(epoch FROM clock_timestamp() - run.updated_at)::float8
   FROM kb_backfill_runs AS run
-  JOIN workspaces AS workspace
-    ON workspace.id = run.workspace_id
- WHERE run.status = 'running'
+ WHERE run.workspace_id = %(workspace_id)s
+   AND run.status = 'running'
    AND run.holder IS NOT NULL
  ORDER BY run.started_at
 
@@ -40,15 +39,11 @@ SELECT waiting.pid, waiting.application_name,
  ORDER BY waiting.query_start
 
 -- waiting_tunes --
--- Of each active workspace the completed tunes without an attribution and the seconds since the first of
--- them completed. The partial index holds just these.
-SELECT workspace.id, workspace.slug, count(*),
+-- The completed tunes of a workspace without an attribution and the seconds since the first of them
+-- completed. The partial index holds just these.
+SELECT count(*),
        extract(epoch FROM clock_timestamp() - min(tune.completed_at))::float8
-  FROM workspaces AS workspace
-  JOIN backtest_tunes AS tune
-    ON tune.workspace_id = workspace.id
+  FROM backtest_tunes AS tune
+ WHERE tune.workspace_id = %(workspace_id)s
    AND tune.status = 'completed'
    AND (tune.regime_key IS NULL OR tune.attributed_completed_at IS DISTINCT FROM tune.completed_at)
- WHERE workspace.is_active
- GROUP BY workspace.id, workspace.slug
- ORDER BY workspace.slug

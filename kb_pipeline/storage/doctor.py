@@ -6,7 +6,7 @@ Every check reads and none changes anything. Statements: `sql/doctor.sql`.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from kb_pipeline.errors import KbPipelineError
@@ -14,6 +14,7 @@ from kb_pipeline.rules import OLDEST_SUPPORTED_POSTGRES, STALE_TUNE_S, BackfillK
 from kb_pipeline.sql import statement
 from kb_pipeline.storage import migrations
 from kb_pipeline.storage.locks import lock_key
+from kb_pipeline.storage.orchestration import Workspace, active_workspaces
 from kb_pipeline.storage.paths import data_directory
 from kb_pipeline.storage.postgres import Connection, connect, database_url, redact
 from kb_pipeline.storage.symbols import load_symbols
@@ -93,21 +94,25 @@ def _role(connection: Connection) -> Iterator[Finding]:
 
 def _ledger(connection: Connection) -> Iterator[Finding]:
     left = running = 0
-    for workspace_id, slug, kind, holder, idle_s in connection.execute(
-        statement("doctor.open_ledger_rows")
-    ).fetchall():
-        if _is_held(connection, kind, workspace_id):
+    for workspace, (kind, holder, idle_s) in _of_each_workspace(connection, "doctor.open_ledger_rows"):
+        if _is_held(connection, kind, workspace.id):
             running += 1
             continue
         left += 1
-        found = (
-            f"The {kind} backfill of {slug} ({holder}) ended {_ago(idle_s)} without closing its ledger row."
-        )
+        who = f"The {kind} backfill of {workspace.slug} ({holder})"
+        found = f"{who} ended {_ago(idle_s)} without closing its ledger row."
         step = "Run the same command again: it goes on after the last committed batch and closes the row."
         yield Finding("ledger", Level.WARNING, found, step)
     if not left:
         found = f"{running} backfills run now." if running else "No backfill is running or was left running."
         yield Finding("ledger", Level.OK, found)
+
+
+def _of_each_workspace(connection: Connection, name: str) -> Iterator[tuple[Workspace, tuple[Any, ...]]]:
+    for workspace in active_workspaces(connection):
+        with connection.working_in(workspace.id):
+            rows = connection.execute(statement(name), {"workspace_id": workspace.id}).fetchall()
+        yield from ((workspace, row) for row in rows)
 
 
 def _is_held(connection: Connection, kind: str, workspace_id: UUID) -> bool:
@@ -128,14 +133,13 @@ def _locks(connection: Connection) -> Iterator[Finding]:
 
 def _tunes(connection: Connection) -> Iterator[Finding]:
     late = False
-    for workspace_id, slug, count, oldest_s in connection.execute(
-        statement("doctor.waiting_tunes")
-    ).fetchall():
+    for workspace, (count, oldest_s) in _of_each_workspace(connection, "doctor.waiting_tunes"):
         if oldest_s is None or oldest_s < STALE_TUNE_S:
             continue
         late = True
-        found = f"{count:,} completed tunes of {slug} have no regime; the first completed {_ago(oldest_s)}."
-        command = f"kb-pipeline backfill-attribution --workspace-id {workspace_id} --dry-run --list"
+        tunes = f"{count:,} completed tunes of {workspace.slug}"
+        found = f"{tunes} have no regime; the first completed {_ago(oldest_s)}."
+        command = f"kb-pipeline backfill-attribution --workspace-id {workspace.id} --dry-run --list"
         yield Finding("tunes", Level.WARNING, found, f"See what they wait for: {command}")
     if not late:
         yield Finding("tunes", Level.OK, "No completed tune has waited long for its regime.")

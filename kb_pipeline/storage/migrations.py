@@ -69,6 +69,8 @@ def migrate(url: str) -> MigrationReport:
             with backend.lock():
                 for file in due:
                     _apply(backend, file, connection)
+        for name in ("roles.make_app", "roles.grant_to_app"):
+            connection.execute(statement(name))
     return MigrationReport([file.id for file in due], already=len(files) - len(due))
 
 

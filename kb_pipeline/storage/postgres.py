@@ -8,13 +8,16 @@ module named after their table.
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
+from psycopg.abc import Params, Query
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from kb_pipeline import rules
@@ -22,8 +25,58 @@ from kb_pipeline.errors import DatabaseError, DatabaseUrlError
 from kb_pipeline.sql import statement
 from kb_pipeline.storage import embedded
 
-Connection = psycopg.Connection[TupleRow]
-"""A session in autocommit mode: what must hold together stands in `with connection.transaction()`."""
+
+class Connection(psycopg.Connection[TupleRow]):
+    """A session in autocommit mode: what must hold together stands in `with connection.transaction()`.
+
+    While it is `working_in` a workspace, each of its transactions begins by telling Postgres which one,
+    and row-level security shows and takes no other rows. What runs outside of it sees no tenant's rows.
+    """
+
+    workspace_id: UUID | None = None
+
+    @contextmanager
+    def working_in(self, workspace_id: UUID) -> Iterator[None]:
+        """Do the work of one workspace in the block; within it, another one may have its own block."""
+        before, self.workspace_id = self.workspace_id, workspace_id
+        is_inside = self.info.transaction_status == TransactionStatus.INTRANS
+        if is_inside:
+            self._name_workspace()
+        try:
+            yield
+        finally:
+            self.workspace_id = before
+            if is_inside and self.info.transaction_status == TransactionStatus.INTRANS:
+                self._name_workspace()
+
+    @contextmanager
+    def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> Iterator[psycopg.Transaction]:
+        """Open a transaction, or a savepoint in one, in the workspace that the session works in."""
+        begins = self.info.transaction_status == TransactionStatus.IDLE
+        with super().transaction(savepoint_name, force_rollback) as transaction:
+            if begins and self.workspace_id is not None:
+                self._name_workspace()
+            yield transaction
+
+    def joined(self) -> AbstractContextManager[object]:
+        """Return the block of the transaction that is open, else of one of its own."""
+        is_idle = self.info.transaction_status == TransactionStatus.IDLE
+        return self.transaction() if is_idle and self.workspace_id is not None else nullcontext()
+
+    def execute(self, query: Query, params: Params | None = None, **options: Any) -> psycopg.Cursor[TupleRow]:
+        """Run a statement in the transaction that is open, else in one of its own."""
+        with self.joined():
+            return super().execute(query, params, **options)  # type: ignore[arg-type]  # psycopg's own overloads
+
+    def _name_workspace(self) -> None:
+        # A utility statement, which takes no snapshot: the transaction may still choose its isolation. It
+        # ends with the transaction, so that no session carries a workspace on. Empty is none.
+        name = sql.Literal(str(self.workspace_id or ""))
+        text = sql.SQL(statement("session.work_in")).format(workspace_id=name)
+        super().execute(text, prepare=False)
+
 
 _URL = re.compile(
     r"""(?:postgresql|postgres)://
@@ -140,12 +193,30 @@ def database_url(explicit: str | None = None) -> str:
         DatabaseError: The embedded server did not start.
     """
     url = (explicit or os.environ.get("KB_DATABASE_URL") or "").strip()
-    if not url:
-        return embedded.start()
+    return _checked(url, "" if explicit else "KB_DATABASE_URL: ") if url else embedded.start()
+
+
+def owner_database_url() -> str:
+    """Return the URL of the same database as the role that makes and changes its tables.
+
+    KB_OWNER_DATABASE_URL names it beside KB_DATABASE_URL; without one, that is the owner's URL too.
+
+    Raises:
+        DatabaseUrlError: The URL given cannot be used.
+        UnsafePathError: The embedded server's directory cannot be used.
+        DatabaseError: The embedded server did not start.
+    """
+    if not os.environ.get("KB_DATABASE_URL", "").strip():
+        return embedded.start(role=embedded.OWNER)
+    owner = os.environ.get("KB_OWNER_DATABASE_URL", "").strip()
+    return _checked(owner, "KB_OWNER_DATABASE_URL: ") if owner else database_url()
+
+
+def _checked(url: str, named: str) -> str:
     try:
         parse_database_url(url)
     except DatabaseUrlError as error:
-        raise error if explicit else DatabaseUrlError(f"KB_DATABASE_URL: {error}") from None
+        raise DatabaseUrlError(f"{named}{error}") from None
     return url
 
 
@@ -169,7 +240,7 @@ def connect(
     try:
         # Prepared statements would break under a transaction pooler, and their generic plans
         # cannot use a partial index or drop a filter that was not given.
-        connection = psycopg.connect(**settings, autocommit=True, prepare_threshold=None)
+        connection = Connection.connect(**settings, autocommit=True, prepare_threshold=None)
     except (psycopg.Error, UnicodeError) as error:
         # Without the cause: its traceback would show the arguments, and so the password.
         raise DatabaseError(f"Cannot connect to {target.place}: {str(error).strip()}") from None
@@ -213,7 +284,7 @@ would rather read and sort the whole table for each page."""
 
 @contextmanager
 def read_only_session(connection: Connection) -> Iterator[Connection]:
-    """Open a second session beside another one in which Postgres itself refuses every write.
+    """Open a second session beside another one, in its workspace, where Postgres itself refuses every write.
 
     Raises:
         DatabaseError: It could not be opened.
@@ -221,7 +292,7 @@ def read_only_session(connection: Connection) -> Iterator[Connection]:
     info = connection.info
     try:
         # the DSN has everything but the password
-        beside = psycopg.connect(
+        beside = Connection.connect(
             info.dsn, password=info.password or None, autocommit=True, prepare_threshold=None
         )
     except psycopg.Error as error:
@@ -230,6 +301,7 @@ def read_only_session(connection: Connection) -> Iterator[Connection]:
     with beside:
         _configure(beside, timeouts=True)
         set_session(beside, {"default_transaction_read_only": "on", **_PAGES_IN_INDEX_ORDER})
+        beside.workspace_id = connection.workspace_id
         yield beside
 
 

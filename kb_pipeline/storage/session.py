@@ -2,10 +2,11 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Final
+from functools import wraps
+from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 from uuid import UUID
 
 from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
@@ -13,6 +14,35 @@ from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFail
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.postgres import Connection
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Asked(Protocol):
+    """A request that says which workspace it is about."""
+
+    @property
+    def workspace_id(self) -> UUID:
+        """The workspace to work in."""
+
+
+A = TypeVar("A", bound=UUID | Asked)
+
+
+def in_its_workspace(
+    work: Callable[Concatenate[Connection, A, P], T],
+) -> Callable[Concatenate[Connection, A, P], T]:
+    """Let a function do all its work in the workspace that its second argument is, or names."""
+
+    @wraps(work)
+    def within(connection: Connection, asked: A, /, *arguments: P.args, **options: P.kwargs) -> T:
+        workspace_id = asked if isinstance(asked, UUID) else asked.workspace_id
+        with connection.working_in(workspace_id):
+            return work(connection, asked, *arguments, **options)
+
+    return within
+
 
 OTHERS_IN_THE_WAY: Final = (SerializationFailure, DeadlockDetected, LockNotAvailable)
 """What ends a transaction that another session is in the way of: worth trying again, and nothing else is."""
@@ -43,6 +73,11 @@ def plans_kept(connection: Connection) -> Iterator[None]:
         yield
     finally:
         connection.prepare_threshold = before
+
+
+def all_workspaces(connection: Connection) -> list[UUID]:
+    """Return every workspace, for work that is done in one after the other."""
+    return [workspace_id for (workspace_id,) in connection.execute(statement("session.workspaces"))]
 
 
 def require_workspace(connection: Connection, workspace_id: UUID) -> None:
