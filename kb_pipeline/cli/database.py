@@ -64,6 +64,27 @@ def url(show_password: bool, owner: bool) -> None:
 
 
 @db.command()
+@click.option("--yes", is_flag=True, help="Run the statements, all or none.")
+def secure(yes: bool) -> None:
+    """Keep the workspaces of a platform's own tables apart too; without --yes only print what it takes.
+
+    Afterwards every program that reads or writes these tables must set app.workspace_id in each
+    transaction, unless its role is a superuser or has BYPASSRLS.
+    """
+    from kb_pipeline.storage.guards import missing_guards
+    from kb_pipeline.storage.guards import secure as apply
+    from kb_pipeline.storage.postgres import owner_database_url
+
+    commands = (apply if yes else missing_guards)(owner_database_url())
+    for command in commands:
+        click.echo(f"{command};")
+    if not commands:
+        click.echo("The workspaces of every table are kept apart.")
+    elif not yes:
+        click.echo(f"-- {len(commands)} statements. To run them: kb-pipeline db secure --yes")
+
+
+@db.command()
 def migrate() -> None:
     """Make or adopt the platform's tables and bring them up to date."""
     from kb_pipeline.storage.migrations import migrate as apply

@@ -46,7 +46,7 @@ SELECT grouped.strategy_entity_id::text,
          FROM backtest_tunes AS tune
         WHERE tune.workspace_id = %(workspace_id)s
           AND tune.strategy_entity_id = grouped.strategy_entity_id
-          AND CASE WHEN tune.timeframe IS NULL THEN 'unknown' ELSE tune.timeframe END = grouped.timeframe
+          AND kb_named(tune.timeframe) = kb_named(grouped.timeframe)::text
           AND coalesce(tune.objective_type, tune.objective_metric) = grouped.objective
           AND tune.regime_key = grouped.regime_key
           AND tune.best_oos_score > '-Infinity'

@@ -97,7 +97,7 @@ SELECT tune_id, run_id, trial_index, params, score, score_is, score_oos, metrics
             score_is double precision, score_oos double precision, metrics_is jsonb, metrics_oos jsonb,
             status text, failed_reason text, created_at timestamptz, started_at timestamptz,
             finished_at timestamptz)
- WHERE EXISTS (SELECT FROM backtest_tunes AS tune
-                WHERE tune.id = r.tune_id
-                  AND tune.workspace_id = %(workspace_id)s)
+ WHERE coalesce((SELECT tune.workspace_id = %(workspace_id)s
+                   FROM backtest_tunes AS tune
+                  WHERE tune.id = r.tune_id), true) -- a trial of no tune is not passed over but refused
     ON CONFLICT DO NOTHING

@@ -18,8 +18,8 @@ SELECT found.id::text,
          FROM backtest_tunes AS tune
         WHERE tune.workspace_id = %(workspace_id)s
           AND tune.regime_key = asked.regime_key
-          AND (CASE WHEN tune.timeframe IS NULL THEN 'unknown' ELSE tune.timeframe END)::name = kind.timeframe
-          AND (CASE WHEN tune.objective_type IS NULL THEN tune.objective_metric ELSE tune.objective_type END)::name::text = kind.objective
+          AND kb_named(tune.timeframe)::text = kind.timeframe
+          AND kb_objective(tune.objective_type, tune.objective_metric)::text = kind.objective
           AND tune.best_oos_score > '-Infinity'
           AND tune.best_oos_score < 'Infinity'
         ORDER BY tune.best_oos_score DESC NULLS LAST, tune.id
@@ -46,8 +46,8 @@ SELECT ranked.regime_key,
        avg(ranked.best_oos_score)
            FILTER (WHERE ranked.best_oos_score > '-Infinity' AND ranked.best_oos_score < 'Infinity')
   FROM (SELECT tune.regime_key,
-               (CASE WHEN tune.timeframe IS NULL THEN 'unknown' ELSE tune.timeframe END)::name AS timeframe,
-               (CASE WHEN tune.objective_type IS NULL THEN tune.objective_metric ELSE tune.objective_type END)::name::text AS objective,
+               kb_named(tune.timeframe)::text AS timeframe,
+               kb_objective(tune.objective_type, tune.objective_metric)::text AS objective,
                tune.best_oos_score
           FROM backtest_tunes AS tune
          WHERE tune.workspace_id = %(workspace_id)s
@@ -75,7 +75,7 @@ SELECT entity.id::text, entity.name
 -- asked_run --
 -- The regime of a run out of sample (its own, else that of the trial it was) and what it was made with.
 SELECT coalesce(nullif(run.regime_oos, 'null'), nullif(trial.metrics_oos -> 'regime', 'null'))::text,
-       left(run.dataset_meta ->> 'timeframe', 32), -- as it is kept of tunes
+       left(run.dataset_meta ->> 'timeframe', 63)::name::text, -- as it is ranked by
        ARRAY(SELECT other.tune_id::text
                FROM backtest_tune_runs AS other
                JOIN backtest_tunes AS tune

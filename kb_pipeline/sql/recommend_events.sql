@@ -15,8 +15,8 @@ SELECT found.source_type,
           FROM backtest_tunes AS tune
          WHERE tune.workspace_id = %(workspace_id)s
            AND tune.strategy_entity_id = %(strategy_id)s::uuid
-           AND CASE WHEN tune.timeframe IS NULL THEN 'unknown' ELSE tune.timeframe END = %(timeframe)s
-           AND (CASE WHEN tune.objective_type IS NULL THEN tune.objective_metric ELSE tune.objective_type END)::name = %(objective)s::text
+           AND kb_named(tune.timeframe) = %(timeframe)s::text
+           AND kb_objective(tune.objective_type, tune.objective_metric) = %(objective)s::text
            AND tune.regime_key = asked.regime_key
            AND tune.best_oos_score > '-Infinity'
            AND tune.best_oos_score < 'Infinity'
@@ -28,8 +28,8 @@ SELECT found.source_type,
           FROM kb_trials AS trial
          WHERE trial.workspace_id = %(workspace_id)s
            AND trial.strategy_entity_id = %(strategy_id)s::uuid
-           AND (CASE WHEN trial.timeframe IS NULL THEN 'unknown' ELSE trial.timeframe END)::name = %(timeframe)s::text
-           AND (CASE WHEN trial.objective IS NULL THEN 'unknown' ELSE trial.objective END)::name = %(objective)s::text
+           AND kb_named(trial.timeframe) = %(timeframe)s::text
+           AND kb_named(trial.objective) = %(objective)s::text
            AND CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END = asked.regime_key
            AND trial.source_type = 'test_variant'
            AND trial.archived_at IS NULL
@@ -44,8 +44,8 @@ SELECT found.source_type,
 -- candidates_by_id --
 -- Tunes and single runs by their ids, as they are now, with strategy, timeframe and objective.
 SELECT 'tune', tune.id::text, tune.regime_key, tune.best_oos_score, tune.best_oos_params::text,
-       tune.best_oos_run_id::text, entity.name, CASE WHEN tune.timeframe IS NULL THEN 'unknown' ELSE tune.timeframe END,
-       (CASE WHEN tune.objective_type IS NULL THEN tune.objective_metric ELSE tune.objective_type END)::name
+       tune.best_oos_run_id::text, entity.name, kb_named(tune.timeframe),
+       kb_objective(tune.objective_type, tune.objective_metric)
   FROM backtest_tunes AS tune
   LEFT JOIN kb_entities AS entity
     ON entity.id = tune.strategy_entity_id
@@ -55,8 +55,8 @@ SELECT 'tune', tune.id::text, tune.regime_key, tune.best_oos_score, tune.best_oo
    AND tune.regime_key IS NOT NULL
  UNION ALL
 SELECT 'run', trial.source_id::text, trial.regime_key, trial.sharpe_oos, trial.params::text,
-       trial.source_id::text, entity.name, (CASE WHEN trial.timeframe IS NULL THEN 'unknown' ELSE trial.timeframe END)::name,
-       (CASE WHEN trial.objective IS NULL THEN 'unknown' ELSE trial.objective END)::name
+       trial.source_id::text, entity.name, kb_named(trial.timeframe),
+       kb_named(trial.objective)
   FROM kb_trials AS trial
   LEFT JOIN kb_entities AS entity
     ON entity.id = trial.strategy_entity_id
@@ -70,59 +70,59 @@ SELECT 'run', trial.source_id::text, trial.regime_key, trial.sharpe_oos, trial.p
 -- The strategies, timeframes and objectives with candidates in a workspace, or those of one strategy.
 -- Each is one step in either index, however many rows it has.
 WITH RECURSIVE tunes AS (
-    (SELECT tune.strategy_entity_id AS strategy_id, CASE WHEN tune.timeframe IS NULL THEN 'unknown' ELSE tune.timeframe END AS timeframe,
-            (CASE WHEN tune.objective_type IS NULL THEN tune.objective_metric ELSE tune.objective_type END)::name AS objective
+    (SELECT tune.strategy_entity_id AS strategy_id, kb_named(tune.timeframe) AS timeframe,
+            kb_objective(tune.objective_type, tune.objective_metric) AS objective
        FROM backtest_tunes AS tune
       WHERE tune.workspace_id = %(workspace_id)s
         AND tune.strategy_entity_id >= %(first_strategy_id)s::uuid
         AND tune.regime_key IS NOT NULL
-      ORDER BY tune.strategy_entity_id, CASE WHEN tune.timeframe IS NULL THEN 'unknown' ELSE tune.timeframe END,
-               (CASE WHEN tune.objective_type IS NULL THEN tune.objective_metric ELSE tune.objective_type END)::name
+      ORDER BY tune.strategy_entity_id, kb_named(tune.timeframe),
+               kb_objective(tune.objective_type, tune.objective_metric)
       LIMIT 1)
     UNION ALL
     SELECT step.*
       FROM tunes AS last
      CROSS JOIN LATERAL (
-           SELECT tune.strategy_entity_id, CASE WHEN tune.timeframe IS NULL THEN 'unknown' ELSE tune.timeframe END,
-                  (CASE WHEN tune.objective_type IS NULL THEN tune.objective_metric ELSE tune.objective_type END)::name
+           SELECT tune.strategy_entity_id, kb_named(tune.timeframe),
+                  kb_objective(tune.objective_type, tune.objective_metric)
              FROM backtest_tunes AS tune
             WHERE tune.workspace_id = %(workspace_id)s
-              AND (tune.strategy_entity_id, CASE WHEN tune.timeframe IS NULL THEN 'unknown' ELSE tune.timeframe END,
-                   (CASE WHEN tune.objective_type IS NULL THEN tune.objective_metric ELSE tune.objective_type END)::name)
+              AND (tune.strategy_entity_id, kb_named(tune.timeframe),
+                   kb_objective(tune.objective_type, tune.objective_metric))
                   > (last.strategy_id, last.timeframe, last.objective)
               AND tune.regime_key IS NOT NULL
-            ORDER BY tune.strategy_entity_id, CASE WHEN tune.timeframe IS NULL THEN 'unknown' ELSE tune.timeframe END,
-                     (CASE WHEN tune.objective_type IS NULL THEN tune.objective_metric ELSE tune.objective_type END)::name
+            ORDER BY tune.strategy_entity_id, kb_named(tune.timeframe),
+                     kb_objective(tune.objective_type, tune.objective_metric)
             LIMIT 1
            ) AS step
      WHERE last.strategy_id <= %(last_strategy_id)s::uuid
 ), runs AS (
     (SELECT trial.strategy_entity_id AS strategy_id,
-            (CASE WHEN trial.timeframe IS NULL THEN 'unknown' ELSE trial.timeframe END)::name AS timeframe,
-            (CASE WHEN trial.objective IS NULL THEN 'unknown' ELSE trial.objective END)::name AS objective
+            kb_named(trial.timeframe) AS timeframe,
+            kb_named(trial.objective) AS objective
        FROM kb_trials AS trial
       WHERE trial.workspace_id = %(workspace_id)s
         AND trial.strategy_entity_id >= %(first_strategy_id)s::uuid
         AND trial.source_type = 'test_variant'
         AND trial.archived_at IS NULL
-      ORDER BY trial.strategy_entity_id, (CASE WHEN trial.timeframe IS NULL THEN 'unknown' ELSE trial.timeframe END)::name,
-               (CASE WHEN trial.objective IS NULL THEN 'unknown' ELSE trial.objective END)::name
+      ORDER BY trial.strategy_entity_id, kb_named(trial.timeframe),
+               kb_named(trial.objective)
       LIMIT 1)
     UNION ALL
     SELECT step.*
       FROM runs AS last
      CROSS JOIN LATERAL (
-           SELECT trial.strategy_entity_id, (CASE WHEN trial.timeframe IS NULL THEN 'unknown' ELSE trial.timeframe END)::name,
-                  (CASE WHEN trial.objective IS NULL THEN 'unknown' ELSE trial.objective END)::name
+           SELECT trial.strategy_entity_id, kb_named(trial.timeframe),
+                  kb_named(trial.objective)
              FROM kb_trials AS trial
             WHERE trial.workspace_id = %(workspace_id)s
-              AND (trial.strategy_entity_id, (CASE WHEN trial.timeframe IS NULL THEN 'unknown' ELSE trial.timeframe END)::name,
-                   (CASE WHEN trial.objective IS NULL THEN 'unknown' ELSE trial.objective END)::name)
+              AND (trial.strategy_entity_id, kb_named(trial.timeframe),
+                   kb_named(trial.objective))
                   > (last.strategy_id, last.timeframe, last.objective)
               AND trial.source_type = 'test_variant'
               AND trial.archived_at IS NULL
-            ORDER BY trial.strategy_entity_id, (CASE WHEN trial.timeframe IS NULL THEN 'unknown' ELSE trial.timeframe END)::name,
-                     (CASE WHEN trial.objective IS NULL THEN 'unknown' ELSE trial.objective END)::name
+            ORDER BY trial.strategy_entity_id, kb_named(trial.timeframe),
+                     kb_named(trial.objective)
             LIMIT 1
            ) AS step
      WHERE last.strategy_id <= %(last_strategy_id)s::uuid
@@ -147,8 +147,8 @@ SELECT least(counted.tunes + counted.runs, %(most)s)::bigint
                          FROM backtest_tunes AS tune
                         WHERE tune.workspace_id = %(workspace_id)s
                           AND tune.strategy_entity_id = asked.strategy_id
-                          AND CASE WHEN tune.timeframe IS NULL THEN 'unknown' ELSE tune.timeframe END = asked.timeframe
-                          AND (CASE WHEN tune.objective_type IS NULL THEN tune.objective_metric ELSE tune.objective_type END)::name = asked.objective
+                          AND kb_named(tune.timeframe) = asked.timeframe
+                          AND kb_objective(tune.objective_type, tune.objective_metric) = asked.objective
                           AND tune.regime_key IS NOT NULL
                           AND tune.best_oos_score > '-Infinity'
                           AND tune.best_oos_score < 'Infinity'
@@ -158,8 +158,8 @@ SELECT least(counted.tunes + counted.runs, %(most)s)::bigint
                          FROM kb_trials AS trial
                         WHERE trial.workspace_id = %(workspace_id)s
                           AND trial.strategy_entity_id = asked.strategy_id
-                          AND (CASE WHEN trial.timeframe IS NULL THEN 'unknown' ELSE trial.timeframe END)::name = asked.timeframe
-                          AND (CASE WHEN trial.objective IS NULL THEN 'unknown' ELSE trial.objective END)::name = asked.objective
+                          AND kb_named(trial.timeframe) = asked.timeframe
+                          AND kb_named(trial.objective) = asked.objective
                           AND trial.source_type = 'test_variant'
                           AND trial.archived_at IS NULL
                           AND trial.sharpe_oos > '-Infinity'

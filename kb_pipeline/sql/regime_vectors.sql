@@ -75,8 +75,8 @@ SELECT source.source_type,
            || float8send(coalesce(kb_finite_number(snapshot.known -> 'rsi'), 'NaN'))
            || float8send(coalesce(kb_finite_number(snapshot.known -> 'efficiency_ratio'), 'NaN')), '')
   FROM (SELECT 'tune' AS source_type, tune.id, tune.strategy_entity_id AS strategy_id,
-               coalesce(tune.timeframe, 'unknown') AS timeframe,
-               coalesce(tune.objective_type, tune.objective_metric)::name AS objective,
+               kb_named(tune.timeframe) AS timeframe,
+               kb_objective(tune.objective_type, tune.objective_metric) AS objective,
                coalesce(nullif(run.regime_oos, 'null'),
                         nullif(trial.metrics_oos -> 'regime', 'null')) AS regime
           FROM backtest_tunes AS tune
@@ -91,8 +91,8 @@ SELECT source.source_type,
            AND tune.regime_key IS NOT NULL
          UNION ALL
         SELECT 'run', trial.source_id, trial.strategy_entity_id,
-               coalesce(trial.timeframe, 'unknown')::name,
-               coalesce(trial.objective, 'unknown')::name, trial.regime_oos
+               kb_named(trial.timeframe),
+               kb_named(trial.objective), trial.regime_oos
           FROM kb_trials AS trial
          WHERE trial.workspace_id = %(workspace_id)s
            AND trial.source_type = 'test_variant'

@@ -88,9 +88,7 @@ ARGUMENTS: tuple[Mapping[str, Any], ...] = (
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS)
-def test_a_question_of_neither_form_is_refused(
-    connection: Connection, arguments: Mapping[str, Any]
-) -> None:
+def test_a_question_of_neither_form_is_refused(connection: Connection, arguments: Mapping[str, Any]) -> None:
     with pytest.raises(BadArgumentError):
         best_parameters(connection, UUID(int=1), **arguments)
 

@@ -99,12 +99,12 @@ def test_only_its_owner_can_reach_the_data_and_no_directory_above_was_opened(
 
 
 def test_after_a_kill_the_next_start_recovers_what_was_committed(home: Path, pid: int) -> None:
-    with connect(embedded.start(home)) as session:
+    with connect(embedded.start(home, role=embedded.OWNER)) as session:
         session.execute("CREATE TABLE IF NOT EXISTS kept AS SELECT 42 AS answer")
     os.kill(pid, signal.SIGKILL)
     while embedded.url_if_running(home) is not None:  # a kill takes a moment to arrive
         time.sleep(0.01)
-    with connect(embedded.start(home)) as session:
+    with connect(embedded.start(home, role=embedded.OWNER)) as session:
         assert session.execute("SELECT answer FROM kept").fetchone() == (42,)
     assert embedded.status(home).pid != pid
 
