@@ -55,6 +55,7 @@ BEGIN
     END LOOP;
     FOR wanted IN
         SELECT child, key, parent, on_delete, format('%s_%s_in_workspace', child, key) AS name,
+               (SELECT relforcerowsecurity FROM pg_class WHERE oid = child::regclass) AS is_forced,
                (SELECT string_agg(format(' DROP CONSTRAINT %I,', conname), '' ORDER BY conname)
                   FROM pg_constraint
                   JOIN pg_attribute ON attrelid = conrelid AND conkey = ARRAY[attnum]
@@ -73,10 +74,17 @@ BEGIN
     LOOP
         CONTINUE WHEN EXISTS (SELECT FROM pg_constraint
                                WHERE conrelid = wanted.child::regclass AND conname = wanted.name);
+        -- The check of the rows that are there is made as the owner, who must see them all.
+        IF wanted.is_forced THEN
+            RETURN NEXT format('ALTER TABLE %I NO FORCE ROW LEVEL SECURITY', wanted.child);
+        END IF;
         RETURN NEXT format('ALTER TABLE %I%s ADD CONSTRAINT %I FOREIGN KEY (%I, workspace_id)'
                            ' REFERENCES %I (id, workspace_id) ON DELETE %s',
                            wanted.child, coalesce(wanted.dropped, ''), wanted.name, wanted.key,
                            wanted.parent, wanted.on_delete);
+        IF wanted.is_forced THEN
+            RETURN NEXT format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', wanted.child);
+        END IF;
     END LOOP;
 
     FOR wanted IN

@@ -1,6 +1,9 @@
 -- session --
--- Who the session is: role, and whether row-level security or any check is beyond it.
-SELECT current_user::text, role.rolsuper, role.rolbypassrls
+-- Who the session is: role, whether row-level security or any check is beyond it, whether it could lift
+-- row-level security as the owner of the tables, and whether there is the role kb_app.
+SELECT current_user::text, role.rolsuper OR role.rolbypassrls,
+       (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'backtest_runs'::regclass),
+       to_regrole('kb_app') IS NOT NULL
   FROM pg_roles AS role
  WHERE role.rolname = current_user
 
@@ -16,6 +19,16 @@ SELECT needed.table_name, needed.privilege
                ('kb_backfill_runs', 'SELECT'), ('kb_backfill_runs', 'INSERT'), ('kb_backfill_runs', 'UPDATE'))
        AS needed (table_name, privilege)
  WHERE NOT has_table_privilege(needed.table_name, needed.privilege)
+
+-- unguarded_tables --
+-- Tables that row-level security is not forced on, because another program made them.
+SELECT table_name
+  FROM kb_adopted_tables
+  JOIN pg_class ON oid = to_regclass(table_name)
+  JOIN pg_attribute ON attrelid = oid AND attname = 'workspace_id' AND NOT attisdropped
+ WHERE relkind IN ('r', 'p')
+   AND NOT (relrowsecurity AND relforcerowsecurity)
+ ORDER BY table_name
 
 -- open_ledger_rows --
 -- Backfills of a workspace that the ledger says are running: kind, who runs them and since when they last

@@ -76,7 +76,9 @@ def _schema(url: str) -> Finding:
 
 
 def _role(connection: Connection) -> Iterator[Finding]:
-    name, is_superuser, bypasses = connection.execute(statement("doctor.session")).fetchone() or ("", 0, 0)
+    session = connection.execute(statement("doctor.session")).fetchone()
+    name, bypasses, is_owner, has_app = session or ("", False, False, False)
+    as_app = "Connect as kb_app, or as a member of it" if has_app else "Connect as a role that owns nothing"
     refused = connection.execute(statement("doctor.refused_privileges")).fetchall()
     if refused:
         missing = ", ".join(f"{privilege} on {table}" for table, privilege in refused)
@@ -84,12 +86,27 @@ def _role(connection: Connection) -> Iterator[Finding]:
             f"Grant them as the owner of the tables, for instance: GRANT {refused[0][1]} ON {refused[0][0]}"
         )
         yield Finding("role", Level.FAILURE, f"{name} may not {missing}.", f"{step} TO {name}")
-    elif is_superuser or bypasses:
+    elif bypasses:
         found = f"{name} is a superuser or bypasses row security, so the database checks nothing it does."
-        step = "On a server that others share, connect as a role that owns nothing."
-        yield Finding("role", Level.WARNING, found, step)
+        yield Finding("role", Level.WARNING, found, f"{as_app}; KB_OWNER_DATABASE_URL names who migrates.")
+    elif is_owner:
+        found = f"{name} owns the tables, so it could lift what keeps workspaces apart."
+        yield Finding("role", Level.WARNING, found, f"{as_app}; KB_OWNER_DATABASE_URL names who migrates.")
     else:
         yield Finding("role", Level.OK, f"{name} may do what the backfills need.")
+
+
+def _tenants(connection: Connection) -> Iterator[Finding]:
+    unguarded = [name for (name,) in connection.execute(statement("doctor.unguarded_tables"))]
+    if unguarded:
+        found = (
+            f"{len(unguarded)} tables of another program keep workspaces apart by our statements alone: "
+            f"{', '.join(unguarded)}."
+        )
+        step = "See what it takes for the database to do so too: kb-pipeline db secure"
+        yield Finding("tenants", Level.WARNING, found, step)
+    else:
+        yield Finding("tenants", Level.OK, "The database itself keeps the workspaces of every table apart.")
 
 
 def _ledger(connection: Connection) -> Iterator[Finding]:
@@ -161,4 +178,6 @@ def _ago(seconds: float) -> str:
     return f"{seconds:.0f} s ago"
 
 
-_CHECKS: Final[tuple[Callable[[Connection], Iterator[Finding]], ...]] = (_role, _ledger, _locks, _tunes)
+_CHECKS: Final[tuple[Callable[[Connection], Iterator[Finding]], ...]] = (
+    *(_role, _tenants, _ledger, _locks, _tunes),
+)

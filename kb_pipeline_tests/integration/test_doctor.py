@@ -48,12 +48,39 @@ def test_a_sound_database_needs_no_next_step(connection: Connection, workspace: 
         "connection",
         "schema",
         "role",
+        "tenants",
         "ledger",
         "locks",
         "tunes",
         "symbols",
     ]
-    assert [finding.next_step for finding in findings if finding.check != "role"] == [""] * 6
+    assert [finding.next_step for finding in findings] == [""] * 8
+
+
+def test_a_role_that_could_lift_row_level_security_is_a_finding(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KB_DATABASE_URL", database_url)
+    (superuser,) = _found("role")
+    with connect(database_url) as admin:
+        admin.execute("ALTER TABLE backtest_runs OWNER TO kb_owner")
+        admin.execute("GRANT kb_app TO kb_owner")
+    monkeypatch.setenv("KB_DATABASE_URL", database_url.replace("//kb@", "//kb_owner@"))
+    (owner,) = _found("role")
+    assert superuser.found.startswith("kb is a superuser or bypasses row security")
+    assert owner.found == "kb_owner owns the tables, so it could lift what keeps workspaces apart."
+    for finding in (superuser, owner):
+        assert finding.level == Level.WARNING
+        assert finding.next_step.startswith("Connect as kb_app, or as a member of it; KB_OWNER_DATABASE_URL")
+
+
+def test_tables_of_another_program_are_a_finding_until_they_are_secured(connection: Connection) -> None:
+    connection.execute("INSERT INTO kb_adopted_tables (table_name) VALUES ('backtest_runs'), ('workspaces')")
+    connection.execute("ALTER TABLE backtest_runs DISABLE ROW LEVEL SECURITY")
+    (finding,) = _found("tenants")
+    assert finding.level == Level.WARNING
+    assert finding.found.endswith("by our statements alone: backtest_runs.")
+    assert finding.next_step.endswith("kb-pipeline db secure")
 
 
 def test_without_a_server_nothing_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

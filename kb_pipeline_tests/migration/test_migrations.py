@@ -14,6 +14,7 @@ import pytest
 from psycopg import sql
 
 from kb_pipeline.errors import MigrationError
+from kb_pipeline.sql import statement
 from kb_pipeline.storage import migrations
 from kb_pipeline.storage.embedded import _program
 from kb_pipeline.storage.migrations import migrate, pending
@@ -145,10 +146,13 @@ def test_an_adopted_database_that_is_secured_ends_up_like_a_fresh_one(
 ) -> None:
     migrate(platform_url)
     with connect(platform_url) as adopted:
+        adopted.execute(statement("roles.give_tables"))
+        adopted.execute("GRANT CREATE ON SCHEMA public TO kb_owner")
         assert _forced(adopted) == {name for name in _forced(connection) if name in OURS_ALONE}
-    commands = missing_guards(platform_url)
-    assert secure(platform_url) == commands
-    assert secure(platform_url) == missing_guards(platform_url) == []
+    owner_url = platform_url.replace("//kb@", "//kb_owner@")
+    commands = missing_guards(owner_url)
+    assert secure(owner_url) == commands
+    assert secure(owner_url) == missing_guards(owner_url) == []
     with connect(platform_url) as adopted:
         assert _forced(adopted) == _forced(connection)
         assert _without_id_function(_columns(adopted)) == _without_id_function(_columns(connection))
