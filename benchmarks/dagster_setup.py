@@ -47,7 +47,7 @@ def make_prices(root: Path, symbols: int, days: int) -> None:
 
 def make_database(name: str, *, workspaces: int, symbols: int, runs: int) -> str:
     """Return the URL of a new database: workspaces w1 and so on, the first with runs of every symbol."""
-    url = ensure_database(embedded.start(), f"{name}_{os.getpid()}")
+    url = ensure_database(embedded.start(role=embedded.SUPERUSER), f"{name}_{os.getpid()}")
     migrations.migrate(url)
     with connect(url, timeouts=False) as connection:
         connection.execute(
@@ -87,7 +87,7 @@ def environment_of(url: str, root: Path, home: Path) -> dict[str, str]:
 
 def drop_databases() -> None:
     """Take away what this process made."""
-    with connect(embedded.start(), timeouts=False) as admin:
+    with connect(embedded.start(role=embedded.SUPERUSER), timeouts=False) as admin:
         made = admin.execute(
             "SELECT datname FROM pg_database WHERE datname LIKE %s", [f"bench%\\_{os.getpid()}%"]
         )

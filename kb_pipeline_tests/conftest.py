@@ -115,7 +115,7 @@ def as_app(url: str) -> str:
 
 
 class BuilderConnection(Connection):
-    """A superuser's session, for rows a test makes; what the project does in a workspace is done as kb_app."""
+    """A superuser's session for rows a test makes; what the project does in a workspace is done as kb_app."""
 
     @contextmanager
     def working_in(self, workspace_id: UUID) -> Iterator[None]:

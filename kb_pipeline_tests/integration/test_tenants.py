@@ -1,4 +1,4 @@
-"""Three workspaces in one database: whatever is done in one leaves the others as they were and shows nothing of them.
+"""Three workspaces in one database: work in one leaves the others as they were and shows nothing of them.
 
 Two guards see to that, the database's row-level security and the workspace named in every statement.
 Each case is tried with both, and with either alone.

@@ -17,8 +17,8 @@ from kb_pipeline.errors import MigrationError
 from kb_pipeline.sql import statement
 from kb_pipeline.storage import migrations
 from kb_pipeline.storage.embedded import _program
-from kb_pipeline.storage.migrations import migrate, pending
 from kb_pipeline.storage.guards import missing_guards, secure
+from kb_pipeline.storage.migrations import migrate, pending
 from kb_pipeline.storage.paths import migrations_directory
 from kb_pipeline.storage.postgres import Connection, connect
 
