@@ -19,20 +19,20 @@ $roles$
 ALTER DATABASE {name} OWNER TO {owner}
 
 -- give_tables --
--- Let kb_owner own what the server's superuser made in the schema, as earlier versions did.
+-- Let a role own what the server's superuser made in the schema, as earlier versions did.
 DO $tables$
 DECLARE
     command text;
 BEGIN
     FOR command IN
-        SELECT format('ALTER %s %s OWNER TO kb_owner',
+        SELECT format('ALTER %s %s OWNER TO {owner}',
                       CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, oid::regclass)
           FROM pg_class
          WHERE relnamespace = 'public'::regnamespace
            AND relkind IN ('r', 'v')
            AND relowner = current_user::regrole
          UNION ALL
-        SELECT format('ALTER FUNCTION %s OWNER TO kb_owner', oid::regprocedure)
+        SELECT format('ALTER FUNCTION %s OWNER TO {owner}', oid::regprocedure)
           FROM pg_proc
          WHERE pronamespace = 'public'::regnamespace
            AND proowner = current_user::regrole

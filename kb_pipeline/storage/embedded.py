@@ -164,9 +164,9 @@ def url_if_running(home: Path | None = None) -> str | None:
     return _url(data, APP) if _is_ready(data) else None
 
 
-def _url(data: Path, role: str) -> str:
+def _url(data: Path, role: str, database: str = DATABASE) -> str:
     # The port is spelled out so that a PGPORT in the environment cannot move the socket's name.
-    return f"postgresql://{role}@/{DATABASE}?host={quote(str(data))}&port={_PORT}"
+    return f"postgresql://{role}@/{database}?host={quote(str(data))}&port={_PORT}"
 
 
 def _make_roles(data: Path) -> None:
@@ -177,7 +177,6 @@ def _make_roles(data: Path) -> None:
     try:
         with psycopg.connect(_url(data, SUPERUSER), autocommit=True) as admin:
             admin.execute(statement("roles.make_server_roles"))
-            admin.execute(statement("roles.give_tables"))
             exists = admin.execute(statement("postgres.database_exists"), {"name": DAGSTER_DATABASE})
             if exists.fetchone() == (False,):
                 create = statement("postgres.create_database")
@@ -185,6 +184,10 @@ def _make_roles(data: Path) -> None:
             for name, owner in ((DATABASE, OWNER), (DAGSTER_DATABASE, APP)):
                 give = sql.SQL(statement("roles.give_database"))
                 admin.execute(give.format(name=sql.Identifier(name), owner=sql.Identifier(owner)))
+                with psycopg.connect(_url(data, SUPERUSER, name), autocommit=True) as within:
+                    within.execute(
+                        sql.SQL(statement("roles.give_tables")).format(owner=sql.Identifier(owner))
+                    )
     except psycopg.Error as error:
         raise DatabaseError(
             f"The roles of the embedded Postgres in {data} could not be made: {error}"

@@ -146,7 +146,8 @@ def test_an_adopted_database_that_is_secured_ends_up_like_a_fresh_one(
 ) -> None:
     migrate(platform_url)
     with connect(platform_url) as adopted:
-        adopted.execute(statement("roles.give_tables"))
+        give = sql.SQL(statement("roles.give_tables"))
+        adopted.execute(give.format(owner=sql.Identifier("kb_owner")))
         adopted.execute("GRANT CREATE ON SCHEMA public TO kb_owner")
         assert _forced(adopted) == {name for name in _forced(connection) if name in OURS_ALONE}
     owner_url = platform_url.replace("//kb@", "//kb_owner@")
