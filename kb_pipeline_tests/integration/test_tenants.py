@@ -290,6 +290,15 @@ def test_the_role_of_the_project_owns_nothing_and_bypasses_nothing(connection: C
                 app.execute(command)
 
 
+def test_the_owner_of_a_table_obeys_as_well(world: World, connection: Connection, database_url: str) -> None:
+    connection.execute("ALTER TABLE backtest_runs OWNER TO kb_owner")
+    with connect(database_url.replace("//kb@", "//kb_owner@")) as owner:
+        with pytest.raises(psycopg.errors.UndefinedObject, match=r"app\.workspace_id"):
+            owner.execute("SELECT count(*) FROM backtest_runs")
+        with owner.working_in(world.alpha.id):
+            assert owner.execute("SELECT count(*) FROM backtest_runs").fetchone() == (12,)
+
+
 def test_shared_strategies_are_read_by_all_and_written_by_none(world: World, connection: Connection) -> None:
     connection.execute("INSERT INTO kb_entities (type, name) VALUES ('strategy', 'shared')")
     with connect() as app, app.working_in(world.alpha.id):
