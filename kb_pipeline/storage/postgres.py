@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote, unquote, urlencode
 from uuid import UUID
 
@@ -76,6 +76,13 @@ class Connection(psycopg.Connection[TupleRow]):
         name = sql.Literal(str(self.workspace_id or ""))
         text = sql.SQL(statement("session.work_in")).format(workspace_id=name)
         super().execute(text, prepare=False)
+
+
+def as_ours(connection: psycopg.Connection[TupleRow]) -> Connection:
+    """Return a session that a caller opened with psycopg as one that can name its workspace."""
+    if not isinstance(connection, Connection):
+        connection.__class__ = Connection
+    return cast(Connection, connection)
 
 
 _URL = re.compile(

@@ -6,40 +6,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import wraps
-from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
+from inspect import signature
+from typing import Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
 
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.sql import statement
-from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.postgres import Connection, as_ours
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Asked(Protocol):
-    """A request that says which workspace it is about."""
+def in_its_workspace(work: Callable[P, T]) -> Callable[P, T]:
+    """Let a function do all its work in the workspace that its second argument is, or names.
 
-    @property
-    def workspace_id(self) -> UUID:
-        """The workspace to work in."""
-
-
-A = TypeVar("A", bound=UUID | Asked)
-
-
-def in_its_workspace(
-    work: Callable[Concatenate[Connection, A, P], T],
-) -> Callable[Concatenate[Connection, A, P], T]:
-    """Let a function do all its work in the workspace that its second argument is, or names."""
+    The first one is the session, which a caller may have opened with psycopg itself.
+    """
+    shape = signature(work)
+    session, workspace = list(shape.parameters)[:2]
 
     @wraps(work)
-    def within(connection: Connection, asked: A, /, *arguments: P.args, **options: P.kwargs) -> T:
+    def within(*arguments: P.args, **options: P.kwargs) -> T:
+        given = shape.bind(*arguments, **options).arguments
+        asked = given[workspace]
         workspace_id = asked if isinstance(asked, UUID) else asked.workspace_id
-        with connection.working_in(workspace_id):
-            return work(connection, asked, *arguments, **options)
+        with as_ours(given[session]).working_in(workspace_id):
+            return work(*arguments, **options)
 
     return within
 

@@ -4,6 +4,7 @@ Two guards see to that, the database's row-level security and the workspace name
 Each case is tried with both, and with either alone.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ import pytest
 from psycopg import sql
 
 from kb_pipeline import sql as statements
+from kb_pipeline.backfills.candidacy import CandidacyRequest, backfill_candidacy
 from kb_pipeline.backfills.invariants import breaches
 from kb_pipeline.definitions import build_definitions
 from kb_pipeline.orchestration.resources import Database, Prices
 from kb_pipeline.orchestration.sensors import completed_tunes, new_partitions
+from kb_pipeline.questions.best import regime_summary
 from kb_pipeline.storage.postgres import Connection, connect
 from kb_pipeline_tests.acceptance.commands import run_here
 from kb_pipeline_tests.attributed import kept, learn, regime_key, won
@@ -288,6 +291,17 @@ def test_the_role_of_the_project_owns_nothing_and_bypasses_nothing(connection: C
         for command in ("DROP TABLE kb_trials", "ALTER TABLE kb_trials DISABLE ROW LEVEL SECURITY"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 app.execute(command)
+
+
+def test_a_session_opened_with_psycopg_itself_works_in_its_workspace_too(world: World) -> None:
+    count = "SELECT count(*) FROM backtest_runs WHERE kb_status = 'candidate'"
+    request = CandidacyRequest(workspace_id=world.alpha.id)
+    with psycopg.connect(os.environ["KB_DATABASE_URL"], autocommit=True) as opened:
+        report = backfill_candidacy(opened, request, dry_run=False)  # type: ignore[arg-type]
+        assert regime_summary(connection=opened, workspace_id=world.alpha.id)  # type: ignore[arg-type]
+    assert report.updated == 3
+    with connect() as app, app.working_in(world.others[0].id):
+        assert app.execute(count).fetchone() == (3,)
 
 
 def test_the_owner_of_a_table_obeys_as_well(world: World, connection: Connection, database_url: str) -> None:
