@@ -21,6 +21,8 @@ from kb_pipeline.storage.guards import missing_guards, secure
 from kb_pipeline.storage.migrations import migrate, pending
 from kb_pipeline.storage.paths import migrations_directory
 from kb_pipeline.storage.postgres import Connection, connect
+from kb_pipeline_tests.acceptance.commands import run_here
+from kb_pipeline_tests.conftest import as_app
 
 FILES = sorted(path.stem for path in migrations_directory().glob("*.sql"))
 PLATFORM = Path(__file__).with_name("platform_031.sql").read_text()
@@ -158,6 +160,34 @@ def test_an_adopted_database_that_is_secured_ends_up_like_a_fresh_one(
         assert _forced(adopted) == _forced(connection)
         assert _without_id_function(_columns(adopted)) == _without_id_function(_columns(connection))
         assert _definitions(adopted) == _definitions(connection)
+
+
+def test_securing_says_first_what_it_takes_and_is_done_by_the_owner_when_told_to(
+    platform_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KB_DATABASE_URL", as_app(platform_url))
+    monkeypatch.setenv("KB_OWNER_DATABASE_URL", platform_url)
+    assert run_here("db", "migrate").returncode == 0
+    planned = run_here("db", "secure").stdout.splitlines()
+    assert planned[-1] == f"-- {len(planned) - 1} statements. To run them: kb-pipeline db secure --yes"
+    with connect(platform_url) as session:
+        assert "backtest_runs" not in _forced(session)
+        assert run_here("db", "secure", "--yes").stdout.splitlines() == planned[:-1]
+        assert "backtest_runs" in _forced(session)
+    assert run_here("db", "secure").stdout == "The workspaces of every table are kept apart.\n"
+
+
+def test_rows_that_cross_workspaces_keep_a_platform_from_being_secured(platform_url: str) -> None:
+    migrate(platform_url)
+    with connect(platform_url) as session:
+        session.execute("UPDATE backtest_tunes SET best_run_id = (SELECT id FROM backtest_runs LIMIT 1)")
+        session.execute("INSERT INTO workspaces (name, slug) VALUES ('Other', 'other')")
+        session.execute(
+            "UPDATE backtest_runs SET workspace_id = (SELECT id FROM workspaces WHERE slug = 'other')"
+        )
+        with pytest.raises(MigrationError, match=r"stay as they were: .*_in_workspace"):
+            secure(platform_url)
+        assert "backtest_runs" not in _forced(session)
 
 
 def test_a_platform_with_the_five_required_tables_only_gets_the_others(platform_url: str) -> None:
