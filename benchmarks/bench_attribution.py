@@ -7,6 +7,7 @@ from functools import partial
 from benchmarks.figures import Figure, in_turn, show
 from benchmarks.synthetic import STATEMENTS, WORKSPACE_ID, fresh_copy, template
 from kb_pipeline.backfills.attribution import AttributionRequest, backfill_attribution
+from kb_pipeline.storage.embedded import SUPERUSER
 from kb_pipeline.storage.postgres import connect
 
 BATCH_SIZES = (1_000, 100)
@@ -25,7 +26,8 @@ def attributed_per_second(database: str, tunes: int, batch_size: int) -> float:
 
 def bare_per_second(database: str, tunes: int) -> float:
     """Return the rate of the bare statement on a fresh copy."""
-    with fresh_copy(database) as url, connect(url, timeouts=False) as connection:
+    bare = fresh_copy(database, role=SUPERUSER)  # no row-level security: what is compared with
+    with bare as url, connect(url, timeouts=False) as connection:
         begin = time.perf_counter()
         updated = connection.execute(STATEMENTS["bare_attribution"], {"workspace_id": WORKSPACE_ID}).rowcount
         seconds = time.perf_counter() - begin

@@ -12,6 +12,7 @@ import dagster as dg
 from benchmarks.synthetic import fresh_copy, template
 from kb_pipeline.orchestration.resources import Database
 from kb_pipeline.orchestration.sensors import completed_tunes
+from kb_pipeline.storage.embedded import APP, SUPERUSER
 from kb_pipeline.storage.postgres import connect
 
 warnings.simplefilter("ignore")
@@ -34,8 +35,12 @@ def tick(instance: dg.DagsterInstance, cursor: str | None) -> tuple[float, dg.Se
 
 def measure(tunes: int, *, regimes: bool, ticks: int) -> None:
     """Print the ticks over as many tunes that wait, with or without the regime they wait for."""
-    with template(tunes=tunes) as database, fresh_copy(database) as url, dg.instance_for_test() as instance:
-        os.environ["KB_DATABASE_URL"] = url
+    with (
+        template(tunes=tunes) as database,
+        fresh_copy(database, role=SUPERUSER) as url,
+        dg.instance_for_test() as instance,
+    ):
+        os.environ["KB_DATABASE_URL"] = url.replace(f"//{SUPERUSER}@", f"//{APP}@")
         with connect(url, timeouts=False) as connection:
             if not regimes:
                 connection.execute("UPDATE backtest_tune_runs SET metrics_oos = metrics_oos - 'regime'")

@@ -18,6 +18,7 @@ from psycopg import sql
 from benchmarks.synthetic import STATEMENTS, WORKSPACE_ID, fresh_copy, template
 from kb_pipeline.backfills.uplift import UpliftRequest, measure_uplift, report_of
 from kb_pipeline.domain.uplift import Trials
+from kb_pipeline.storage.embedded import APP, SUPERUSER
 from kb_pipeline.storage.postgres import connect
 from kb_pipeline.storage.regime_uplift import Named, TuneScores, read_tune_scores
 
@@ -114,13 +115,15 @@ def from_postgres(tunes: int, runs: int) -> None:
     """Print what reading alone and all of a measurement take."""
     with (
         template(tunes=tunes) as database,
-        fresh_copy(database) as url,
-        connect(url, timeouts=False) as connection,
+        fresh_copy(database, role=SUPERUSER) as url,
+        connect(url, timeouts=False) as admin,
+        connect(url.replace(f"//{SUPERUSER}@", f"//{APP}@"), timeouts=False) as connection,
     ):
-        connection.execute(sql.SQL(STATEMENTS["bare_attribution"]), {"workspace_id": WORKSPACE_ID})
-        connection.execute(SYMBOLS_OF_TUNES)
-        connection.execute("VACUUM ANALYZE")
-        reading = seconds(lambda: read_tune_scores(connection, WORKSPACE_ID), runs)
+        admin.execute(sql.SQL(STATEMENTS["bare_attribution"]), {"workspace_id": WORKSPACE_ID})
+        admin.execute(SYMBOLS_OF_TUNES)
+        admin.execute("VACUUM ANALYZE")
+        with connection.working_in(WORKSPACE_ID):
+            reading = seconds(lambda: read_tune_scores(connection, WORKSPACE_ID), runs)
         request = UpliftRequest(workspace_id=WORKSPACE_ID)
         whole = seconds(lambda: measure_uplift(connection, request, dry_run=False), runs)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

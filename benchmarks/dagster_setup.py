@@ -17,7 +17,8 @@ from psycopg import sql
 
 from kb_pipeline.storage import embedded, migrations
 from kb_pipeline.storage.orchestration import commit_without_waiting
-from kb_pipeline.storage.postgres import connect, ensure_database, parse_database_url
+from kb_pipeline.storage.postgres import connect, ensure_database
+from kb_pipeline.storage.urls import parse_database_url
 
 ROOT = Path(__file__).resolve().parents[1]
 Environment = Mapping[str, str]
@@ -47,7 +48,7 @@ def make_prices(root: Path, symbols: int, days: int) -> None:
 
 def make_database(name: str, *, workspaces: int, symbols: int, runs: int) -> str:
     """Return the URL of a new database: workspaces w1 and so on, the first with runs of every symbol."""
-    url = ensure_database(embedded.start(), f"{name}_{os.getpid()}")
+    url = ensure_database(embedded.start(role=embedded.SUPERUSER), f"{name}_{os.getpid()}")
     migrations.migrate(url)
     with connect(url, timeouts=False) as connection:
         connection.execute(
@@ -89,7 +90,7 @@ def environment_of(url: str, root: Path, home: Path) -> dict[str, str]:
 
 def drop_databases() -> None:
     """Take away what this process made."""
-    with connect(embedded.start(), timeouts=False) as admin:
+    with connect(embedded.start(role=embedded.SUPERUSER), timeouts=False) as admin:
         made = admin.execute(
             "SELECT datname FROM pg_database WHERE datname LIKE %s", [f"bench%\\_{os.getpid()}%"]
         )

@@ -53,7 +53,7 @@ def fill(
 def template(**sizes: int) -> Iterator[str]:
     """Yield the name of a filled database, made when it is not there yet."""
     name = "bench_" + "_".join(f"{key}{value}" for key, value in sorted(sizes.items()))
-    server = embedded.start()
+    server = embedded.start(role=embedded.SUPERUSER)
     with connect(server) as admin:
         made = admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone()
     if made is None:
@@ -65,9 +65,9 @@ def template(**sizes: int) -> Iterator[str]:
 
 
 @contextmanager
-def fresh_copy(of: str) -> Iterator[str]:
-    """Yield the URL of a copy of a template; it is dropped afterwards."""
-    server = embedded.start()
+def fresh_copy(of: str, *, role: str = embedded.APP) -> Iterator[str]:
+    """Yield the URL of a copy of a template for a role; the copy is dropped afterwards."""
+    server = embedded.start(role=embedded.SUPERUSER)
     name = sql.Identifier(f"{of}_{uuid4().hex[:8]}")
     with connect(server, timeouts=False) as admin:
         admin.execute(
@@ -75,6 +75,7 @@ def fresh_copy(of: str) -> Iterator[str]:
         )
         admin.execute("CHECKPOINT")
         try:
-            yield ensure_database(server, name.as_string(None).strip('"'))
+            url = ensure_database(server, name.as_string(None).strip('"'))
+            yield url.replace(f"//{embedded.SUPERUSER}@", f"//{role}@")
         finally:
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))

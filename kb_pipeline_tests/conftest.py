@@ -9,16 +9,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 import pytest
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
-from kb_pipeline.storage import embedded
+from kb_pipeline.storage import embedded, postgres
 from kb_pipeline.storage.migrations import migrate
 from kb_pipeline.storage.postgres import (
     DIRECT_VARIABLE,
@@ -98,8 +101,8 @@ def _private_home(kb_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def server(kb_home: Path) -> str:
-    """Return the URL of the server's `kb` database, which stays empty."""
-    url = embedded.start(kb_home)
+    """Return the superuser's URL of the server's `kb` database, which stays empty."""
+    url = embedded.start(kb_home, role=embedded.SUPERUSER)
     with connect(url) as connection:
         # Nothing here outlives the session, so nothing needs to survive a power loss.
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
@@ -135,16 +138,45 @@ def empty_database_url(server: str) -> Iterator[str]:
 
 @pytest.fixture
 def database_url(server: str, migrated_template: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Return the URL of a migrated database of the test's own; KB_DATABASE_URL names it too."""
+    """Return the superuser's URL of a migrated database of the test's own.
+
+    KB_DATABASE_URL names it for kb_app, which has no rights but those the project needs.
+    """
     for url in _copy_of(server, migrated_template):
-        monkeypatch.setenv("KB_DATABASE_URL", url)
+        monkeypatch.setenv("KB_DATABASE_URL", as_app(url))
         yield url
 
 
+def as_app(url: str) -> str:
+    """Return the URL of the same database for the role that the project works as."""
+    return url.replace(f"//{embedded.SUPERUSER}@", f"//{embedded.APP}@")
+
+
+class BuilderConnection(Connection):
+    """A superuser's session for rows a test makes; what the project does in a workspace is done as kb_app."""
+
+    @contextmanager
+    def working_in(self, workspace_id: UUID) -> Iterator[None]:
+        is_outermost = self.workspace_id is None
+        if is_outermost:
+            self.execute(f"SET ROLE {embedded.APP}")
+        try:
+            with super().working_in(workspace_id):
+                yield
+        finally:
+            if is_outermost and self.info.transaction_status != TransactionStatus.INERROR and not self.closed:
+                self.execute("SET ROLE NONE")
+
+
 @pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
-    """Return a session in the test's own migrated database."""
-    with connect(database_url) as session:
+def connection(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    """Return a session in the test's own migrated database, to make rows in and to hand to the project."""
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres, "Connection", BuilderConnection)
+        # Sessions that the project opens beside this one are kb_app's from their beginning.
+        opened = connect(f"{database_url}&options={quote('-c role=' + embedded.APP)}")
+    with opened as session:
+        session.execute("SET ROLE NONE")
         yield session
 
 

@@ -7,6 +7,8 @@
 -- Building a missing index locks its table against writes until the migration commits (CREATE INDEX
 -- CONCURRENTLY cannot run inside a transaction). On a large adopted database that lacks some of them,
 -- create them by hand with CONCURRENTLY first; they are looked for by name.
+--
+-- depends: 000_note_adopted_tables
 
 CREATE TABLE IF NOT EXISTS workspaces (
     id                                uuid PRIMARY KEY DEFAULT gen_random_uuid(),

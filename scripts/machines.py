@@ -23,7 +23,8 @@ from typing import Any, Final, NamedTuple
 from kb_pipeline.storage import embedded
 from kb_pipeline.storage.demo import load_demo
 from kb_pipeline.storage.migrations import migrate
-from kb_pipeline.storage.postgres import connect, ensure_database, parse_database_url
+from kb_pipeline.storage.postgres import connect, ensure_database
+from kb_pipeline.storage.urls import parse_database_url
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 Environment = Mapping[str, str]

@@ -20,6 +20,7 @@ COPIED: Final = ("data", "kb_pipeline", "kb_pipeline_tests", "migrations", "pypr
 
 FAULTS: Final = "kb_pipeline_tests/faults/"
 RACES: Final = "kb_pipeline_tests/integration/test_write_races.py"
+TENANTS: Final = "kb_pipeline_tests/integration/test_tenants.py"
 RETRIES: Final = "kb_pipeline_tests/integration/test_retries.py"
 RUNS_SQL: Final = "kb_pipeline/sql/backtest_runs.sql"
 TUNES_SQL: Final = "kb_pipeline/sql/backtest_tunes.sql"
@@ -190,8 +191,8 @@ BUGS: Final = (
         (
             Patch(
                 "kb_pipeline/sql/orchestration.sql",
-                " WHERE workspace.is_active\n   AND (due.regime_key IS NULL OR",
-                " WHERE workspace.is_active\n   AND due.completed_at > (SELECT"
+                "   AND due.status = 'completed'\n   AND (due.regime_key IS NULL OR",
+                "   AND due.status = 'completed'\n   AND due.completed_at > (SELECT"
                 " coalesce(max(attributed_completed_at), '-infinity') FROM backtest_tunes)\n"
                 "   AND (due.regime_key IS NULL OR",
             ),
@@ -224,7 +225,30 @@ BUGS: Final = (
                 "     WHERE tune.id = read.id\n",
             ),
         ),
+        (TENANTS,),
+    ),
+    Bug(
+        "the workspace is not set again after a commit",
+        (
+            Patch(
+                "kb_pipeline/storage/postgres.py",
+                "            if begins and self.workspace_id is not None:\n",
+                "            if begins and self.workspace_id is not None and not hasattr(self, 'named'):\n"
+                "                self.named = True\n",
+            ),
+        ),
         (f"{FAULTS}test_kills.py",),
+    ),
+    Bug(
+        "the workspace stays set in the session",
+        (
+            Patch(
+                "kb_pipeline/sql/session.sql",
+                "SET LOCAL app.workspace_id",
+                "SET app.workspace_id",
+            ),
+        ),
+        (TENANTS,),
     ),
     Bug(
         "nobody holds the writer's lock",

@@ -35,6 +35,7 @@ from kb_pipeline.storage.backfill_runs import (
 from kb_pipeline.storage.events import Event, tell
 from kb_pipeline.storage.locks import writer_lock
 from kb_pipeline.storage.postgres import Connection, many_small_commits, read_only_session
+from kb_pipeline.storage.session import in_its_workspace
 
 _NO_LIMIT: Final = 2**31 - 1
 """For reading the span of a page again: others may have inserted rows into it meanwhile."""
@@ -144,6 +145,7 @@ class _Scope:
         return [replace(self._rows, after=start), replace(self._rows, until=start)]
 
 
+@in_its_workspace
 def run_backfill(
     connection: Connection,
     request: Request,

@@ -14,6 +14,7 @@ from kb_pipeline.errors import BadArgumentError, KbPipelineError
 from kb_pipeline.rules import BACKFILL_RUN_KIND, COMPLETED_RUN_STATUSES, GateReason, KbStatus
 from kb_pipeline.storage import backtest_runs
 from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.session import all_workspaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,14 @@ def explain_run(
     Raises:
         BadArgumentError: There is no such run (in that workspace).
     """
-    row = backtest_runs.read_run(connection, run_id, workspace_id)
+    workspaces = [workspace_id] if workspace_id else all_workspaces(connection)
+    found = (backtest_runs.read_run(connection, it, run_id) for it in workspaces)
+    row = next((it for it in found if it is not None), None)
     if row is None:
         where = f" in workspace {workspace_id}" if workspace_id else ""
         raise BadArgumentError(f"There is no run {run_id}{where}. Check the id and KB_DATABASE_URL.")
-    request = CandidacyRequest(workspace_id=UUID(row["workspace_id"]), require_regime=require_regime)
+    found_in = UUID(row["workspace_id"])
+    request = CandidacyRequest(workspace_id=found_in, require_regime=require_regime)
     outcome, detail = decide_rows(request, [row["gate_columns"]])[0]
     return RunExplanation(
         run_id=str(run_id),
@@ -76,7 +80,7 @@ def explain_run(
         thresholds=asdict(CandidacyConfig(require_regime=require_regime)),
         decision=_decision(row["run"], outcome, detail),
         regime=_regime(row["regime_oos"]),
-        history=backtest_runs.status_history(connection, run_id),
+        history=backtest_runs.status_history(connection, found_in, run_id),
     )
 
 

@@ -20,11 +20,13 @@ from kb_pipeline.storage.invariants import (
     untouched_candidates,
 )
 from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.session import in_its_workspace
 
 DECIDED_AGAIN: Final = 200
 """Rows of each kind that are decided again: the newest, at a cost that does not grow with the history."""
 
 
+@in_its_workspace
 def breaches(
     connection: Connection,
     workspace_id: UUID,

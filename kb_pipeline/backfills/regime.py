@@ -33,6 +33,7 @@ from kb_pipeline.storage.backfill_runs import Span
 from kb_pipeline.storage.ohlcv_files import OhlcvFile, read_ohlcv_file
 from kb_pipeline.storage.paths import data_directory
 from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.session import in_its_workspace
 from kb_pipeline.storage.symbols import SymbolInfo, load_symbols
 
 Positions = npt.NDArray[np.int64]
@@ -80,6 +81,7 @@ class RegimeRequest:
     part: Span | None = None
 
 
+@in_its_workspace
 def backfill_regime(
     connection: Connection, request: RegimeRequest, *, dry_run: bool, watch: Watch | None = None
 ) -> BackfillReport:

@@ -31,6 +31,7 @@ from kb_pipeline.storage import session
 from kb_pipeline.storage.locks import writer_lock
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline.storage.regime_uplift import Named, TuneScores, read_tune_scores, replace_uplift
+from kb_pipeline.storage.session import in_its_workspace
 
 Integers = npt.NDArray[np.int64]
 
@@ -42,6 +43,7 @@ class UpliftRequest:
     workspace_id: UUID
 
 
+@in_its_workspace
 def measure_uplift(connection: Connection, request: UpliftRequest, *, dry_run: bool) -> UpliftReport:
     """Measure the uplift of a workspace and put it in the place of what was measured before.
 

@@ -28,7 +28,7 @@ def db() -> None:
 def start() -> None:
     """Start the embedded Postgres, if it is not running."""
     from kb_pipeline.storage import embedded
-    from kb_pipeline.storage.postgres import redact
+    from kb_pipeline.storage.urls import redact
 
     click.echo(f"The embedded Postgres runs: {redact(embedded.start())}")
 
@@ -54,21 +54,44 @@ def status() -> None:
 
 @db.command()
 @click.option("--show-password", is_flag=True, help="Print the URL with its password.")
-def url(show_password: bool) -> None:
+@click.option("--owner", is_flag=True, help="Print that of the role which makes and changes the tables.")
+def url(show_password: bool, owner: bool) -> None:
     """Print the URL of the database in use."""
-    from kb_pipeline.storage.postgres import database_url, redact
+    from kb_pipeline.storage.postgres import database_url, owner_database_url
+    from kb_pipeline.storage.urls import redact
 
-    found = database_url()
+    found = owner_database_url() if owner else database_url()
     click.echo(found if show_password else redact(found))
+
+
+@db.command()
+@click.option("--yes", is_flag=True, help="Run the statements, all or none.")
+def secure(yes: bool) -> None:
+    """Keep the workspaces of a platform's own tables apart too; without --yes only print what it takes.
+
+    Afterwards every program that reads or writes these tables must set app.workspace_id in each
+    transaction, unless its role is a superuser or has BYPASSRLS.
+    """
+    from kb_pipeline.storage.guards import missing_guards
+    from kb_pipeline.storage.guards import secure as apply
+    from kb_pipeline.storage.postgres import owner_database_url
+
+    commands = (apply if yes else missing_guards)(owner_database_url())
+    for command in commands:
+        click.echo(f"{command};")
+    if not commands:
+        click.echo("The workspaces of every table are kept apart.")
+    elif not yes:
+        click.echo(f"-- {len(commands)} statements. To run them: kb-pipeline db secure --yes")
 
 
 @db.command()
 def migrate() -> None:
     """Make or adopt the platform's tables and bring them up to date."""
     from kb_pipeline.storage.migrations import migrate as apply
-    from kb_pipeline.storage.postgres import database_url
+    from kb_pipeline.storage.postgres import owner_database_url
 
-    report = apply(database_url())
+    report = apply(owner_database_url())
     for name in report.applied:
         click.echo(f"applied {name}")
     click.echo(f"{len(report.applied)} applied, {report.already} already there.")

@@ -19,7 +19,7 @@ from kb_pipeline.storage.drift_events import DriftEvent, read_events
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline.storage.recommend_events import tier_usage
 from kb_pipeline.storage.regime_uplift import one_moment, read_uplift
-from kb_pipeline.storage.session import require_workspace
+from kb_pipeline.storage.session import in_its_workspace, require_workspace
 
 DRAWN_PAIRS: Final = 120
 """Tunes in the picture of scores in sample against out of sample; more of them hide each other."""
@@ -89,6 +89,7 @@ class Frame:
         return market_grids(self.groups)
 
 
+@in_its_workspace
 def read_frame(connection: Connection, workspace_id: UUID) -> Frame:
     """Return what the dashboard of a workspace shows, all of one moment; Postgres refuses any write.
 

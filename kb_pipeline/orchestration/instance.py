@@ -14,11 +14,12 @@ from typing import Final
 import psycopg
 
 from kb_pipeline.errors import BadArgumentError, KbPipelineError
+from kb_pipeline.storage import embedded
 from kb_pipeline.storage.orchestration import commit_without_waiting
 from kb_pipeline.storage.paths import kb_home, project_root
 from kb_pipeline.storage.postgres import connect, database_url, ensure_database
 
-DATABASE: Final = "dagster"
+DATABASE: Final = embedded.DAGSTER_DATABASE
 MODULE: Final = "kb_pipeline.definitions"
 HOME_VARIABLE: Final = "DAGSTER_HOME"
 URL_VARIABLE: Final = "KB_DAGSTER_DATABASE_URL"

@@ -24,7 +24,7 @@ from kb_pipeline.orchestration.resources import Database, Prices, sync_partition
 from kb_pipeline.rules import ExitCode
 from kb_pipeline.storage.migrations import migrate
 from kb_pipeline.storage.paths import kb_home, project_root
-from kb_pipeline.storage.postgres import database_url
+from kb_pipeline.storage.postgres import owner_database_url
 
 HOST: Final = "127.0.0.1"
 FIRST_PORT: Final = 3000
@@ -63,7 +63,7 @@ def main() -> int:
         sys.stdout.write("Bringing up the database, the web page and the daemon ...\n")
         sys.stdout.flush()
         prepare_environment()
-        migrate(database_url())
+        migrate(owner_database_url())
         with dg.DagsterInstance.get() as instance:
             sync_partitions(instance, Database(), Prices(), remove=False)
         return _serve(free_port())

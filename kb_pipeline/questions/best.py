@@ -11,7 +11,7 @@ from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.questions.words import params_of, table
 from kb_pipeline.storage import questions, recommend_events
 from kb_pipeline.storage.postgres import Connection
-from kb_pipeline.storage.session import require_workspace
+from kb_pipeline.storage.session import in_its_workspace, require_workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class BestAnswer:
         return table(header, rows)
 
 
+@in_its_workspace
 def best_parameters(
     connection: Connection,
     workspace_id: UUID,
@@ -113,6 +114,7 @@ class RegimeSummary:
     best: BestTune | None
 
 
+@in_its_workspace
 def regime_summary(connection: Connection, workspace_id: UUID) -> list[RegimeSummary]:
     """Return a summary of every regime key, timeframe and objective of a workspace, most tunes first.
 

@@ -33,7 +33,7 @@ from kb_pipeline.storage import drift_events
 from kb_pipeline.storage.alerts import send_alert
 from kb_pipeline.storage.drift_events import Before, DriftSeries, TrainingTune, WaitingAlert
 from kb_pipeline.storage.postgres import Connection, read_only_session
-from kb_pipeline.storage.session import require_workspace
+from kb_pipeline.storage.session import in_its_workspace, require_workspace
 
 _NS_PER_SECOND: Final = 10**9
 
@@ -54,6 +54,7 @@ class DriftRequest:
     data_root: Path | None = None
 
 
+@in_its_workspace
 def evaluate_drift(connection: Connection, request: DriftRequest, *, dry_run: bool) -> DriftReport:
     """Look for drift in each series, keep what was found, and tell of new events.
 

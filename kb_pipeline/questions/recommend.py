@@ -21,7 +21,7 @@ from kb_pipeline.questions.vectors import Progress
 from kb_pipeline.rules import MIN_SAMPLES, RECOMMENDED_CANDIDATES, REGIME_SCHEMA_VERSION, TIERS
 from kb_pipeline.storage import recommend_events
 from kb_pipeline.storage.postgres import Connection
-from kb_pipeline.storage.session import plans_kept
+from kb_pipeline.storage.session import in_its_workspace, plans_kept
 
 DISTANCE_METHOD: Final = "euclidean_mad"
 """How distances were made, as it is logged."""
@@ -53,6 +53,7 @@ class RecommendRequest:
             )
 
 
+@in_its_workspace
 def recommend(
     connection: Connection,
     request: RecommendRequest,

@@ -16,7 +16,7 @@ from kb_pipeline.rules import RECOMMENDED_CANDIDATES
 from kb_pipeline.storage import regime_vectors
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline.storage.recommend_events import Source
-from kb_pipeline.storage.session import require_workspace
+from kb_pipeline.storage.session import in_its_workspace, require_workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,7 @@ class SimilarAnswer:
         return "\n".join([*lines, *warnings])
 
 
+@in_its_workspace
 def similar(
     connection: Connection,
     workspace_id: UUID,

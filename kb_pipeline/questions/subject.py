@@ -18,7 +18,7 @@ from kb_pipeline.rules import DISTANCE_FEATURES, TIMEFRAMES_SECONDS
 from kb_pipeline.storage import questions
 from kb_pipeline.storage.ohlcv_files import read_ohlcv_file
 from kb_pipeline.storage.postgres import Connection
-from kb_pipeline.storage.session import require_workspace
+from kb_pipeline.storage.session import in_its_workspace, require_workspace
 
 _LISTED_STRATEGIES: Final = 20
 
@@ -110,6 +110,7 @@ def _of_snapshot(
     return Subject(label, compute_regime_key(snapshot), feature_vector(snapshot.to_dict()), timeframe, itself)
 
 
+@in_its_workspace
 def strategy_of(connection: Connection, workspace_id: UUID, strategy: str) -> tuple[str, str]:
     """Return the id and name of the strategy of a workspace with this id or name.
 

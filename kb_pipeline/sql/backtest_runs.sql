@@ -160,13 +160,14 @@ SELECT run.created_at::text,
        run.workspace_id::text
   FROM backtest_runs AS run
  WHERE run.id = %(run_id)s
-   AND (%(workspace_id)s::uuid IS NULL OR run.workspace_id = %(workspace_id)s::uuid)
+   AND run.workspace_id = %(workspace_id)s
 
 -- status_history --
 -- The audited changes of one run, newest first.
 SELECT history.created_at::text, history.from_status, history.to_status,
        history.actor_type, history.actor_id, history.reason
   FROM kb_status_history AS history
- WHERE history.source_type = 'test_variant'
+ WHERE history.workspace_id = %(workspace_id)s
+   AND history.source_type = 'test_variant'
    AND history.source_id = %(run_id)s
  ORDER BY history.created_at DESC, history.id

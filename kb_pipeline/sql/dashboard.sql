@@ -46,7 +46,7 @@ SELECT grouped.strategy_entity_id::text,
          FROM backtest_tunes AS tune
         WHERE tune.workspace_id = %(workspace_id)s
           AND tune.strategy_entity_id = grouped.strategy_entity_id
-          AND coalesce(tune.timeframe, 'unknown') = grouped.timeframe
+          AND kb_named(tune.timeframe) = kb_named(grouped.timeframe)::text
           AND coalesce(tune.objective_type, tune.objective_metric) = grouped.objective
           AND tune.regime_key = grouped.regime_key
           AND tune.best_oos_score > '-Infinity'
@@ -56,6 +56,7 @@ SELECT grouped.strategy_entity_id::text,
        ) AS best ON true
   LEFT JOIN kb_entities AS entity
     ON entity.id = grouped.strategy_entity_id
+   AND (entity.workspace_id = %(workspace_id)s OR entity.workspace_id IS NULL)
  ORDER BY grouped.tunes DESC, grouped.regime_key COLLATE "C", 2, 3, 4
 
 -- sightings --

@@ -4,6 +4,7 @@ INSERT INTO workspaces (id, name, slug, created_at, updated_at)
 SELECT id, name, slug, created_at, updated_at
   FROM jsonb_to_recordset(%(rows)s::jsonb)
        AS r(id uuid, name text, slug text, created_at timestamptz, updated_at timestamptz)
+ WHERE id = %(workspace_id)s
     ON CONFLICT DO NOTHING
 
 -- workspace_exists --
@@ -17,6 +18,7 @@ SELECT id, workspace_id, type, name, description, created_at, updated_at
   FROM jsonb_to_recordset(%(rows)s::jsonb)
        AS r(id uuid, workspace_id uuid, type text, name text, description text, created_at timestamptz,
             updated_at timestamptz)
+ WHERE workspace_id = %(workspace_id)s
     ON CONFLICT DO NOTHING
 
 -- kb_strategy_specs --
@@ -26,6 +28,7 @@ SELECT id, strategy_entity_id, workspace_id, spec_json, status, created_at, upda
   FROM jsonb_to_recordset(%(rows)s::jsonb)
        AS r(id uuid, strategy_entity_id uuid, workspace_id uuid, spec_json jsonb, status text,
             created_at timestamptz, updated_at timestamptz)
+ WHERE workspace_id = %(workspace_id)s
     ON CONFLICT DO NOTHING
 
 -- run_plans --
@@ -41,6 +44,7 @@ SELECT id, workspace_id, strategy_entity_id, status, objective_name, created_at,
             created_at timestamptz, started_at timestamptz, completed_at timestamptz, n_variants integer,
             n_completed integer, n_failed integer, best_backtest_run_id uuid,
             best_objective_score double precision, plan jsonb)
+ WHERE workspace_id = %(workspace_id)s
     ON CONFLICT DO NOTHING
 
 -- backtest_runs --
@@ -60,6 +64,7 @@ SELECT id, workspace_id, strategy_entity_id, strategy_spec_id, spec_version, sta
             variant_index integer, variant_fingerprint text, objective_score double precision,
             trade_count integer, kb_status text, kb_status_changed_at timestamptz, kb_status_changed_by text,
             kb_status_reason text)
+ WHERE workspace_id = %(workspace_id)s
     ON CONFLICT DO NOTHING
 
 -- backtest_tunes --
@@ -78,6 +83,7 @@ SELECT id, workspace_id, strategy_entity_id, strategy_spec_id, search_type, n_tr
             min_trades integer, oos_ratio double precision, status text, trials_completed integer,
             best_run_id uuid, best_score double precision, best_params jsonb, leaderboard jsonb,
             created_at timestamptz, started_at timestamptz, completed_at timestamptz)
+ WHERE workspace_id = %(workspace_id)s
     ON CONFLICT DO NOTHING
 
 -- backtest_tune_runs --
@@ -91,4 +97,7 @@ SELECT tune_id, run_id, trial_index, params, score, score_is, score_oos, metrics
             score_is double precision, score_oos double precision, metrics_is jsonb, metrics_oos jsonb,
             status text, failed_reason text, created_at timestamptz, started_at timestamptz,
             finished_at timestamptz)
+ WHERE coalesce((SELECT tune.workspace_id = %(workspace_id)s
+                   FROM backtest_tunes AS tune
+                  WHERE tune.id = r.tune_id), true) -- a trial of no tune is not passed over but refused
     ON CONFLICT DO NOTHING

@@ -1,6 +1,9 @@
 -- session --
--- Who the session is: role, and whether row-level security or any check is beyond it.
-SELECT current_user::text, role.rolsuper, role.rolbypassrls
+-- Who the session is: role, whether row-level security or any check is beyond it, whether it could lift
+-- row-level security as the owner of the tables, and whether there is the role kb_app.
+SELECT current_user::text, role.rolsuper OR role.rolbypassrls,
+       (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'backtest_runs'::regclass),
+       to_regrole('kb_app') IS NOT NULL
   FROM pg_roles AS role
  WHERE role.rolname = current_user
 
@@ -17,15 +20,24 @@ SELECT needed.table_name, needed.privilege
        AS needed (table_name, privilege)
  WHERE NOT has_table_privilege(needed.table_name, needed.privilege)
 
+-- unguarded_tables --
+-- Tables that row-level security is not forced on, because another program made them.
+SELECT table_name
+  FROM kb_adopted_tables
+  JOIN pg_class ON oid = to_regclass(table_name)
+  JOIN pg_attribute ON attrelid = oid AND attname = 'workspace_id' AND NOT attisdropped
+ WHERE relkind IN ('r', 'p')
+   AND NOT (relrowsecurity AND relforcerowsecurity)
+ ORDER BY table_name
+
 -- open_ledger_rows --
--- Backfills that the ledger says are running: workspace, kind, who runs them and since when they last
+-- Backfills of a workspace that the ledger says are running: kind, who runs them and since when they last
 -- committed, in seconds.
-SELECT run.workspace_id, workspace.slug, run.backfill_type, run.holder,
+SELECT run.backfill_type, run.holder,
        extract(epoch FROM clock_timestamp() - run.updated_at)::float8
   FROM kb_backfill_runs AS run
-  JOIN workspaces AS workspace
-    ON workspace.id = run.workspace_id
- WHERE run.status = 'running'
+ WHERE run.workspace_id = %(workspace_id)s
+   AND run.status = 'running'
    AND run.holder IS NOT NULL
  ORDER BY run.started_at
 
@@ -40,15 +52,11 @@ SELECT waiting.pid, waiting.application_name,
  ORDER BY waiting.query_start
 
 -- waiting_tunes --
--- Of each active workspace the completed tunes without an attribution and the seconds since the first of
--- them completed. The partial index holds just these.
-SELECT workspace.id, workspace.slug, count(*),
+-- The completed tunes of a workspace without an attribution and the seconds since the first of them
+-- completed. The partial index holds just these.
+SELECT count(*),
        extract(epoch FROM clock_timestamp() - min(tune.completed_at))::float8
-  FROM workspaces AS workspace
-  JOIN backtest_tunes AS tune
-    ON tune.workspace_id = workspace.id
+  FROM backtest_tunes AS tune
+ WHERE tune.workspace_id = %(workspace_id)s
    AND tune.status = 'completed'
    AND (tune.regime_key IS NULL OR tune.attributed_completed_at IS DISTINCT FROM tune.completed_at)
- WHERE workspace.is_active
- GROUP BY workspace.id, workspace.slug
- ORDER BY workspace.slug

@@ -43,6 +43,7 @@ SELECT found.strategy_id::text,
            AND (%(symbol)s::text IS NULL OR symbol = upper(%(symbol)s::text))) AS found
   JOIN kb_entities AS entity
     ON entity.id = found.strategy_id
+   AND (entity.workspace_id = %(workspace_id)s OR entity.workspace_id IS NULL)
  WHERE found.place <= %(windows)s
  ORDER BY entity.name, found.strategy_id, found.symbol, found.timeframe, found.place
 
@@ -129,7 +130,10 @@ UPDATE kb_drift_events AS event
                       FOR UPDATE SKIP LOCKED)
    AND event.alerted_at IS NULL
 RETURNING event.id::text, event.strategy_entity_id::text,
-          (SELECT name FROM kb_entities WHERE id = event.strategy_entity_id),
+          (SELECT entity.name
+             FROM kb_entities AS entity
+            WHERE entity.id = event.strategy_entity_id
+              AND (entity.workspace_id = %(workspace_id)s OR entity.workspace_id IS NULL)),
           event.symbol, event.timeframe, event.first_bar, event.reason, event.sentence
 
 -- give_back_alert --
@@ -149,6 +153,7 @@ SELECT event.id::text, event.strategy_entity_id::text AS strategy_id, strategy.n
   FROM kb_drift_events AS event
   JOIN kb_entities AS strategy
     ON strategy.id = event.strategy_entity_id
+   AND (strategy.workspace_id = %(workspace_id)s OR strategy.workspace_id IS NULL)
  WHERE event.workspace_id = %(workspace_id)s
  ORDER BY event.detected_at DESC, event.id
  LIMIT %(rows)s

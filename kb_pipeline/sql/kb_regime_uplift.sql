@@ -68,6 +68,7 @@ SELECT uplift.scope, uplift.strategy_entity_id::text AS strategy_id, strategy.na
   FROM kb_regime_uplift AS uplift
   LEFT JOIN kb_entities AS strategy
     ON strategy.id = uplift.strategy_entity_id
+   AND (strategy.workspace_id = %(workspace_id)s OR strategy.workspace_id IS NULL)
  WHERE uplift.workspace_id = %(workspace_id)s
  ORDER BY uplift.scope, uplift.n DESC, coalesce(strategy.name, '') COLLATE "C",
        coalesce(uplift.regime_key, '') COLLATE "C", coalesce(uplift.timeframe, '') COLLATE "C",

@@ -39,6 +39,7 @@ SELECT source.id::text,
          FROM backtest_runs AS run
          LEFT JOIN run_plans AS plan
            ON plan.id = run.run_plan_id
+          AND plan.workspace_id = run.workspace_id
          LEFT JOIN kb_trials AS known
            ON known.workspace_id = %(workspace_id)s
           AND known.source_type = 'test_variant'
@@ -95,6 +96,7 @@ SELECT source.id::text,
        ) AS source
   LEFT JOIN kb_entities AS entity
     ON entity.id = source.strategy_entity_id
+   AND (entity.workspace_id = %(workspace_id)s OR entity.workspace_id IS NULL)
  ORDER BY source.created_at, source.id
  LIMIT %(rows)s
 

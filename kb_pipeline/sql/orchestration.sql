@@ -24,19 +24,15 @@ SELECT upper(run.dataset_meta ->> 'symbol') AS symbol, count(*)
  GROUP BY 1
 
 -- platform_tables --
--- What the platform's two tables hold of each active workspace: rows and the newest of them.
-SELECT workspace.slug, runs.rows, runs.newest, tunes.rows, tunes.newest
-  FROM workspaces AS workspace
- CROSS JOIN LATERAL (
-       SELECT count(*) AS rows, max(run.created_at)::text AS newest
-         FROM backtest_runs AS run
-        WHERE run.workspace_id = workspace.id) AS runs
- CROSS JOIN LATERAL (
+-- What the platform's two tables hold of a workspace: rows and the newest of them.
+SELECT runs.rows, runs.newest, tunes.rows, tunes.newest
+  FROM (SELECT count(*) AS rows, max(run.created_at)::text AS newest
+          FROM backtest_runs AS run
+         WHERE run.workspace_id = %(workspace_id)s) AS runs
+ CROSS JOIN (
        SELECT count(*) AS rows, max(tune.created_at)::text AS newest
          FROM backtest_tunes AS tune
-        WHERE tune.workspace_id = workspace.id) AS tunes
- WHERE workspace.is_active
- ORDER BY workspace.slug
+        WHERE tune.workspace_id = %(workspace_id)s) AS tunes
 
 -- regime_windows --
 -- The distinct windows of a symbol that have a regime, newest runs first, each with its tags.
@@ -56,15 +52,11 @@ SELECT window_start, window_end, tags
  LIMIT %(rows)s
 
 -- due_tunes --
--- Per active workspace the completed tunes that can be attributed now: not attributed since they last
+-- The completed tunes of a workspace that can be attributed now: not attributed since they last
 -- completed, and their best trial has a regime. The digest names exactly this work.
-SELECT workspace.slug,
-       count(*),
+SELECT count(*),
        md5(string_agg(concat_ws(' ', due.id, due.completed_at), ',' ORDER BY due.id))
-  FROM workspaces AS workspace
-  JOIN backtest_tunes AS due
-    ON due.workspace_id = workspace.id
-   AND due.status = 'completed'
+  FROM backtest_tunes AS due
  CROSS JOIN LATERAL (
        SELECT trial.run_id, trial.metrics_oos
          FROM backtest_tune_runs AS trial
@@ -79,11 +71,11 @@ SELECT workspace.slug,
   LEFT JOIN backtest_runs AS run
     ON run.id = best.run_id
    AND run.workspace_id = due.workspace_id
- WHERE workspace.is_active
+ WHERE due.workspace_id = %(workspace_id)s
+   AND due.status = 'completed'
    AND (due.regime_key IS NULL OR due.attributed_completed_at IS DISTINCT FROM due.completed_at)
    AND jsonb_typeof(coalesce(nullif(run.regime_oos, 'null'), best.metrics_oos -> 'regime')) = 'object'
- GROUP BY workspace.slug
- ORDER BY workspace.slug
+HAVING count(*) > 0
 
 -- commit_without_waiting --
 -- From the next session on, commits in this database do not wait for the disk.

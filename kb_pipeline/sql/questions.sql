@@ -18,10 +18,8 @@ SELECT found.id::text,
          FROM backtest_tunes AS tune
         WHERE tune.workspace_id = %(workspace_id)s
           AND tune.regime_key = asked.regime_key
-          AND coalesce(tune.timeframe, 'unknown') || E'\n'
-              || left(coalesce(tune.objective_type, tune.objective_metric), 50)
-              = kind.timeframe || E'\n' || kind.objective
-          AND coalesce(tune.timeframe, 'unknown') IS NOT DISTINCT FROM kind.timeframe -- an = would pick another index
+          AND kb_named(tune.timeframe)::text = kind.timeframe
+          AND kb_objective(tune.objective_type, tune.objective_metric)::text = kind.objective
           AND tune.best_oos_score > '-Infinity'
           AND tune.best_oos_score < 'Infinity'
         ORDER BY tune.best_oos_score DESC NULLS LAST, tune.id
@@ -29,6 +27,7 @@ SELECT found.id::text,
        ) AS found
   LEFT JOIN kb_entities AS entity
     ON entity.id = found.strategy_entity_id
+   AND (entity.workspace_id = %(workspace_id)s OR entity.workspace_id IS NULL)
 
 -- prefer_index_order --
 -- For the transaction: read an index in its order. Right after a backfill the planner would rather read
@@ -40,21 +39,21 @@ SELECT set_config('enable_seqscan', 'off', true),
 -- Of each regime key, timeframe and objective of a workspace its attributed tunes, the scored ones and
 -- their mean score, read in the order of the ranking index.
 SELECT ranked.regime_key,
-       split_part(ranked.kind, E'\n', 1),
-       substr(ranked.kind, strpos(ranked.kind, E'\n') + 1),
+       ranked.timeframe,
+       ranked.objective,
        count(*),
        count(*) FILTER (WHERE ranked.best_oos_score > '-Infinity' AND ranked.best_oos_score < 'Infinity'),
        avg(ranked.best_oos_score)
            FILTER (WHERE ranked.best_oos_score > '-Infinity' AND ranked.best_oos_score < 'Infinity')
   FROM (SELECT tune.regime_key,
-               coalesce(tune.timeframe, 'unknown') || E'\n'
-               || left(coalesce(tune.objective_type, tune.objective_metric), 50) AS kind,
+               kb_named(tune.timeframe)::text AS timeframe,
+               kb_objective(tune.objective_type, tune.objective_metric)::text AS objective,
                tune.best_oos_score
           FROM backtest_tunes AS tune
          WHERE tune.workspace_id = %(workspace_id)s
            AND tune.regime_key IS NOT NULL
-         ORDER BY 1, 2) AS ranked
- GROUP BY ranked.regime_key, ranked.kind
+         ORDER BY 1, 2, 3) AS ranked
+ GROUP BY ranked.regime_key, ranked.timeframe, ranked.objective
 
 -- strategies --
 -- The strategies of a workspace by name.
@@ -76,14 +75,22 @@ SELECT entity.id::text, entity.name
 -- asked_run --
 -- The regime of a run out of sample (its own, else that of the trial it was) and what it was made with.
 SELECT coalesce(nullif(run.regime_oos, 'null'), nullif(trial.metrics_oos -> 'regime', 'null'))::text,
-       left(run.dataset_meta ->> 'timeframe', 32), -- as it is kept of tunes
-       ARRAY(SELECT other.tune_id::text FROM backtest_tune_runs AS other WHERE other.run_id = run.id)
+       left(run.dataset_meta ->> 'timeframe', 63)::name::text, -- as it is ranked by
+       ARRAY(SELECT other.tune_id::text
+               FROM backtest_tune_runs AS other
+               JOIN backtest_tunes AS tune
+                 ON tune.id = other.tune_id
+                AND tune.workspace_id = run.workspace_id
+              WHERE other.run_id = run.id)
   FROM backtest_runs AS run
   LEFT JOIN LATERAL (
-       SELECT metrics_oos
-         FROM backtest_tune_runs
-        WHERE run_id = run.id
-        ORDER BY tune_id
+       SELECT one.metrics_oos
+         FROM backtest_tune_runs AS one
+         JOIN backtest_tunes AS tune
+           ON tune.id = one.tune_id
+          AND tune.workspace_id = run.workspace_id
+        WHERE one.run_id = run.id
+        ORDER BY one.tune_id
         LIMIT 1
        ) AS trial ON true
  WHERE run.workspace_id = %(workspace_id)s

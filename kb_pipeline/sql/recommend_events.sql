@@ -15,22 +15,22 @@ SELECT found.source_type,
           FROM backtest_tunes AS tune
          WHERE tune.workspace_id = %(workspace_id)s
            AND tune.strategy_entity_id = %(strategy_id)s::uuid
-           AND coalesce(tune.timeframe, 'unknown') = %(timeframe)s
-           AND left(coalesce(tune.objective_type, tune.objective_metric), 50) = %(objective)s
+           AND kb_named(tune.timeframe) = %(timeframe)s::text
+           AND kb_objective(tune.objective_type, tune.objective_metric) = %(objective)s::text
            AND tune.regime_key = asked.regime_key
            AND tune.best_oos_score > '-Infinity'
            AND tune.best_oos_score < 'Infinity'
          ORDER BY tune.best_oos_score DESC NULLS LAST, tune.id
          LIMIT %(rows)s)
         UNION ALL
-       (SELECT 'run', trial.source_id, coalesce(trial.regime_key, ''), trial.sharpe_oos, trial.params,
-               trial.source_id
+       (SELECT 'run', trial.source_id, CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END,
+               trial.sharpe_oos, trial.params, trial.source_id
           FROM kb_trials AS trial
          WHERE trial.workspace_id = %(workspace_id)s
            AND trial.strategy_entity_id = %(strategy_id)s::uuid
-           AND left(coalesce(trial.timeframe, 'unknown'), 32) = %(timeframe)s
-           AND left(coalesce(trial.objective, 'unknown'), 50) = %(objective)s
-           AND coalesce(trial.regime_key, '') = asked.regime_key
+           AND kb_named(trial.timeframe) = %(timeframe)s::text
+           AND kb_named(trial.objective) = %(objective)s::text
+           AND CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END = asked.regime_key
            AND trial.source_type = 'test_variant'
            AND trial.archived_at IS NULL
            AND trial.sharpe_oos > '-Infinity'
@@ -44,21 +44,23 @@ SELECT found.source_type,
 -- candidates_by_id --
 -- Tunes and single runs by their ids, as they are now, with strategy, timeframe and objective.
 SELECT 'tune', tune.id::text, tune.regime_key, tune.best_oos_score, tune.best_oos_params::text,
-       tune.best_oos_run_id::text, entity.name, coalesce(tune.timeframe, 'unknown'),
-       left(coalesce(tune.objective_type, tune.objective_metric), 50)
+       tune.best_oos_run_id::text, entity.name, kb_named(tune.timeframe),
+       kb_objective(tune.objective_type, tune.objective_metric)
   FROM backtest_tunes AS tune
   LEFT JOIN kb_entities AS entity
     ON entity.id = tune.strategy_entity_id
+   AND (entity.workspace_id = %(workspace_id)s OR entity.workspace_id IS NULL)
  WHERE tune.workspace_id = %(workspace_id)s
    AND tune.id = ANY (%(ids)s::uuid[])
    AND tune.regime_key IS NOT NULL
  UNION ALL
 SELECT 'run', trial.source_id::text, trial.regime_key, trial.sharpe_oos, trial.params::text,
-       trial.source_id::text, entity.name, left(coalesce(trial.timeframe, 'unknown'), 32),
-       left(coalesce(trial.objective, 'unknown'), 50)
+       trial.source_id::text, entity.name, kb_named(trial.timeframe),
+       kb_named(trial.objective)
   FROM kb_trials AS trial
   LEFT JOIN kb_entities AS entity
     ON entity.id = trial.strategy_entity_id
+   AND (entity.workspace_id = %(workspace_id)s OR entity.workspace_id IS NULL)
  WHERE trial.workspace_id = %(workspace_id)s
    AND trial.source_type = 'test_variant'
    AND trial.source_id = ANY (%(ids)s::uuid[])
@@ -68,59 +70,59 @@ SELECT 'run', trial.source_id::text, trial.regime_key, trial.sharpe_oos, trial.p
 -- The strategies, timeframes and objectives with candidates in a workspace, or those of one strategy.
 -- Each is one step in either index, however many rows it has.
 WITH RECURSIVE tunes AS (
-    (SELECT tune.strategy_entity_id AS strategy_id, coalesce(tune.timeframe, 'unknown') AS timeframe,
-            left(coalesce(tune.objective_type, tune.objective_metric), 50) AS objective
+    (SELECT tune.strategy_entity_id AS strategy_id, kb_named(tune.timeframe) AS timeframe,
+            kb_objective(tune.objective_type, tune.objective_metric) AS objective
        FROM backtest_tunes AS tune
       WHERE tune.workspace_id = %(workspace_id)s
         AND tune.strategy_entity_id >= %(first_strategy_id)s::uuid
         AND tune.regime_key IS NOT NULL
-      ORDER BY tune.strategy_entity_id, coalesce(tune.timeframe, 'unknown'),
-               left(coalesce(tune.objective_type, tune.objective_metric), 50)
+      ORDER BY tune.strategy_entity_id, kb_named(tune.timeframe),
+               kb_objective(tune.objective_type, tune.objective_metric)
       LIMIT 1)
     UNION ALL
     SELECT step.*
       FROM tunes AS last
      CROSS JOIN LATERAL (
-           SELECT tune.strategy_entity_id, coalesce(tune.timeframe, 'unknown'),
-                  left(coalesce(tune.objective_type, tune.objective_metric), 50)
+           SELECT tune.strategy_entity_id, kb_named(tune.timeframe),
+                  kb_objective(tune.objective_type, tune.objective_metric)
              FROM backtest_tunes AS tune
             WHERE tune.workspace_id = %(workspace_id)s
-              AND (tune.strategy_entity_id, coalesce(tune.timeframe, 'unknown'),
-                   left(coalesce(tune.objective_type, tune.objective_metric), 50))
+              AND (tune.strategy_entity_id, kb_named(tune.timeframe),
+                   kb_objective(tune.objective_type, tune.objective_metric))
                   > (last.strategy_id, last.timeframe, last.objective)
               AND tune.regime_key IS NOT NULL
-            ORDER BY tune.strategy_entity_id, coalesce(tune.timeframe, 'unknown'),
-                     left(coalesce(tune.objective_type, tune.objective_metric), 50)
+            ORDER BY tune.strategy_entity_id, kb_named(tune.timeframe),
+                     kb_objective(tune.objective_type, tune.objective_metric)
             LIMIT 1
            ) AS step
      WHERE last.strategy_id <= %(last_strategy_id)s::uuid
 ), runs AS (
     (SELECT trial.strategy_entity_id AS strategy_id,
-            left(coalesce(trial.timeframe, 'unknown'), 32) AS timeframe,
-            left(coalesce(trial.objective, 'unknown'), 50) AS objective
+            kb_named(trial.timeframe) AS timeframe,
+            kb_named(trial.objective) AS objective
        FROM kb_trials AS trial
       WHERE trial.workspace_id = %(workspace_id)s
         AND trial.strategy_entity_id >= %(first_strategy_id)s::uuid
         AND trial.source_type = 'test_variant'
         AND trial.archived_at IS NULL
-      ORDER BY trial.strategy_entity_id, left(coalesce(trial.timeframe, 'unknown'), 32),
-               left(coalesce(trial.objective, 'unknown'), 50)
+      ORDER BY trial.strategy_entity_id, kb_named(trial.timeframe),
+               kb_named(trial.objective)
       LIMIT 1)
     UNION ALL
     SELECT step.*
       FROM runs AS last
      CROSS JOIN LATERAL (
-           SELECT trial.strategy_entity_id, left(coalesce(trial.timeframe, 'unknown'), 32),
-                  left(coalesce(trial.objective, 'unknown'), 50)
+           SELECT trial.strategy_entity_id, kb_named(trial.timeframe),
+                  kb_named(trial.objective)
              FROM kb_trials AS trial
             WHERE trial.workspace_id = %(workspace_id)s
-              AND (trial.strategy_entity_id, left(coalesce(trial.timeframe, 'unknown'), 32),
-                   left(coalesce(trial.objective, 'unknown'), 50))
+              AND (trial.strategy_entity_id, kb_named(trial.timeframe),
+                   kb_named(trial.objective))
                   > (last.strategy_id, last.timeframe, last.objective)
               AND trial.source_type = 'test_variant'
               AND trial.archived_at IS NULL
-            ORDER BY trial.strategy_entity_id, left(coalesce(trial.timeframe, 'unknown'), 32),
-                     left(coalesce(trial.objective, 'unknown'), 50)
+            ORDER BY trial.strategy_entity_id, kb_named(trial.timeframe),
+                     kb_named(trial.objective)
             LIMIT 1
            ) AS step
      WHERE last.strategy_id <= %(last_strategy_id)s::uuid
@@ -142,8 +144,8 @@ WITH RECURSIVE tunes AS (
        FROM backtest_tunes AS tune
       WHERE tune.workspace_id = %(workspace_id)s
         AND tune.strategy_entity_id = %(strategy_id)s::uuid
-        AND coalesce(tune.timeframe, 'unknown') = %(timeframe)s
-        AND left(coalesce(tune.objective_type, tune.objective_metric), 50) = %(objective)s
+        AND kb_named(tune.timeframe) = %(timeframe)s::text
+        AND kb_objective(tune.objective_type, tune.objective_metric) = %(objective)s::text
         AND tune.regime_key IS NOT NULL
       ORDER BY tune.regime_key
       LIMIT 1)
@@ -155,37 +157,37 @@ WITH RECURSIVE tunes AS (
              FROM backtest_tunes AS tune
             WHERE tune.workspace_id = %(workspace_id)s
               AND tune.strategy_entity_id = %(strategy_id)s::uuid
-              AND coalesce(tune.timeframe, 'unknown') = %(timeframe)s
-              AND left(coalesce(tune.objective_type, tune.objective_metric), 50) = %(objective)s
+              AND kb_named(tune.timeframe) = %(timeframe)s::text
+              AND kb_objective(tune.objective_type, tune.objective_metric) = %(objective)s::text
               AND tune.regime_key > last.regime_key
             ORDER BY tune.regime_key
             LIMIT 1
            ) AS step
 ), runs AS (
-    (SELECT coalesce(trial.regime_key, '') AS regime_key
+    (SELECT CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END AS regime_key
        FROM kb_trials AS trial
       WHERE trial.workspace_id = %(workspace_id)s
         AND trial.strategy_entity_id = %(strategy_id)s::uuid
-        AND left(coalesce(trial.timeframe, 'unknown'), 32) = %(timeframe)s
-        AND left(coalesce(trial.objective, 'unknown'), 50) = %(objective)s
+        AND kb_named(trial.timeframe) = %(timeframe)s::text
+        AND kb_named(trial.objective) = %(objective)s::text
         AND trial.source_type = 'test_variant'
         AND trial.archived_at IS NULL
-      ORDER BY coalesce(trial.regime_key, '')
+      ORDER BY CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END
       LIMIT 1)
     UNION ALL
     SELECT step.regime_key
       FROM runs AS last
      CROSS JOIN LATERAL (
-           SELECT coalesce(trial.regime_key, '') AS regime_key
+           SELECT CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END AS regime_key
              FROM kb_trials AS trial
             WHERE trial.workspace_id = %(workspace_id)s
               AND trial.strategy_entity_id = %(strategy_id)s::uuid
-              AND left(coalesce(trial.timeframe, 'unknown'), 32) = %(timeframe)s
-              AND left(coalesce(trial.objective, 'unknown'), 50) = %(objective)s
-              AND coalesce(trial.regime_key, '') > last.regime_key
+              AND kb_named(trial.timeframe) = %(timeframe)s::text
+              AND kb_named(trial.objective) = %(objective)s::text
+              AND CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END > last.regime_key
               AND trial.source_type = 'test_variant'
               AND trial.archived_at IS NULL
-            ORDER BY coalesce(trial.regime_key, '')
+            ORDER BY CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END
             LIMIT 1
            ) AS step
 )
@@ -204,8 +206,8 @@ SELECT least(counted.tunes + counted.runs, %(most)s)::bigint
                          FROM backtest_tunes AS tune
                         WHERE tune.workspace_id = %(workspace_id)s
                           AND tune.strategy_entity_id = asked.strategy_id
-                          AND coalesce(tune.timeframe, 'unknown') = asked.timeframe
-                          AND left(coalesce(tune.objective_type, tune.objective_metric), 50) = asked.objective
+                          AND kb_named(tune.timeframe) = asked.timeframe
+                          AND kb_objective(tune.objective_type, tune.objective_metric) = asked.objective
                           AND tune.regime_key IS NOT NULL
                           AND tune.best_oos_score > '-Infinity'
                           AND tune.best_oos_score < 'Infinity'
@@ -215,8 +217,8 @@ SELECT least(counted.tunes + counted.runs, %(most)s)::bigint
                          FROM kb_trials AS trial
                         WHERE trial.workspace_id = %(workspace_id)s
                           AND trial.strategy_entity_id = asked.strategy_id
-                          AND left(coalesce(trial.timeframe, 'unknown'), 32) = asked.timeframe
-                          AND left(coalesce(trial.objective, 'unknown'), 50) = asked.objective
+                          AND kb_named(trial.timeframe) = asked.timeframe
+                          AND kb_named(trial.objective) = asked.objective
                           AND trial.source_type = 'test_variant'
                           AND trial.archived_at IS NULL
                           AND trial.sharpe_oos > '-Infinity'
@@ -251,6 +253,7 @@ SELECT (event.created_at AT TIME ZONE 'UTC')::date::text,
   FROM recommend_events AS event
   LEFT JOIN kb_entities AS entity
     ON entity.id = event.strategy_entity_id
+   AND (entity.workspace_id = %(workspace_id)s OR entity.workspace_id IS NULL)
  WHERE event.workspace_id = %(workspace_id)s
  GROUP BY 1, 2, 3
  ORDER BY 1, 2, 3

@@ -23,6 +23,7 @@ WITH queued AS (
     DELETE FROM kb_regime_changes AS change
      USING queued
      WHERE change.id = queued.id
+       AND change.workspace_id = %(workspace_id)s
        AND queued.before < %(most)s
  RETURNING change.source_type, change.ids
 )
@@ -74,8 +75,8 @@ SELECT source.source_type,
            || float8send(coalesce(kb_finite_number(snapshot.known -> 'rsi'), 'NaN'))
            || float8send(coalesce(kb_finite_number(snapshot.known -> 'efficiency_ratio'), 'NaN')), '')
   FROM (SELECT 'tune' AS source_type, tune.id, tune.strategy_entity_id AS strategy_id,
-               coalesce(tune.timeframe, 'unknown') AS timeframe,
-               left(coalesce(tune.objective_type, tune.objective_metric), 50) AS objective,
+               kb_named(tune.timeframe) AS timeframe,
+               kb_objective(tune.objective_type, tune.objective_metric) AS objective,
                coalesce(nullif(run.regime_oos, 'null'),
                         nullif(trial.metrics_oos -> 'regime', 'null')) AS regime
           FROM backtest_tunes AS tune
@@ -90,8 +91,8 @@ SELECT source.source_type,
            AND tune.regime_key IS NOT NULL
          UNION ALL
         SELECT 'run', trial.source_id, trial.strategy_entity_id,
-               left(coalesce(trial.timeframe, 'unknown'), 32),
-               left(coalesce(trial.objective, 'unknown'), 50), trial.regime_oos
+               kb_named(trial.timeframe),
+               kb_named(trial.objective), trial.regime_oos
           FROM kb_trials AS trial
          WHERE trial.workspace_id = %(workspace_id)s
            AND trial.source_type = 'test_variant'

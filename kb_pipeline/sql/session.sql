@@ -24,6 +24,11 @@ SELECT activity.pid, activity.application_name, activity.backend_start::text
    AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND (held.classid::bigint << 32) | held.objid::bigint = %(key)s
 
+-- work_in --
+-- For the transaction: the workspace whose rows it may see and write. SET takes no parameters, so the id
+-- is put in as a quoted literal.
+SET LOCAL app.workspace_id = {workspace_id}
+
 -- one_snapshot --
 -- All statements of the transaction see the same moment.
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ
@@ -39,6 +44,10 @@ SELECT now()
 -- workspace --
 -- The name and slug of a workspace.
 SELECT name, slug FROM workspaces WHERE id = %(workspace_id)s
+
+-- workspaces --
+-- Every workspace, the oldest first. The list of workspaces is no workspace's own.
+SELECT id FROM workspaces ORDER BY created_at, id
 
 -- refresh_statistics --
 -- Count what lies in the platform's tables, so that the next plans fit it.

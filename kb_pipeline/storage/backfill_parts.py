@@ -61,15 +61,16 @@ _BOUNDS: Final = {
 
 def cut(connection: Connection, key: str, scope: Scope, *, since: datetime | None, rows: int) -> list[Part]:
     """Return parts of so many waiting rows each that cover all rows of a scope, those to come included."""
-    found = connection.execute(
-        statement(_BOUNDS[scope.kind]),
-        {
-            "workspace_id": scope.workspace_id,
-            "symbol": scope.symbol,
-            "since": since_parameter(since),
-            "rows": rows,
-        },
-    )
+    with connection.working_in(scope.workspace_id):
+        found = connection.execute(
+            statement(_BOUNDS[scope.kind]),
+            {
+                "workspace_id": scope.workspace_id,
+                "symbol": scope.symbol,
+                "since": since_parameter(since),
+                "rows": rows,
+            },
+        )
     cuts = [FIRST_POSITION, *(Position(*row) for row in found.fetchall()), LAST_POSITION]
     return [Part(key, Span(after, until), scope) for after, until in pairwise(cuts)]
 

@@ -12,6 +12,7 @@ from uuid import UUID
 from kb_pipeline.rules import BACKFILL_ACTOR, REGIME_SCHEMA_VERSION, GateReason
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.session import in_its_workspace
 
 Rows = list[tuple[Any, ...]]
 
@@ -104,6 +105,7 @@ def distinct_symbols(connection: Connection, workspace_id: UUID) -> set[str]:
     return {str(row[0]) for row in rows}
 
 
+@in_its_workspace
 def count_without_symbol(connection: Connection, workspace_id: UUID) -> int:
     """Return how many test variants wait for a regime and name no symbol."""
     row = connection.execute(
@@ -112,7 +114,8 @@ def count_without_symbol(connection: Connection, workspace_id: UUID) -> int:
     return int(row[0]) if row else 0
 
 
-def read_run(connection: Connection, run_id: UUID, workspace_id: UUID | None) -> dict[str, Any] | None:
+@in_its_workspace
+def read_run(connection: Connection, workspace_id: UUID, run_id: UUID) -> dict[str, Any] | None:
     """Return what bears on one run: its state, the gate's columns as a page holds them, its regime text."""
     row = connection.execute(
         statement("backtest_runs.explain_run"),
@@ -135,8 +138,11 @@ def read_run(connection: Connection, run_id: UUID, workspace_id: UUID | None) ->
     }
 
 
-def status_history(connection: Connection, run_id: UUID) -> list[dict[str, str | None]]:
+@in_its_workspace
+def status_history(connection: Connection, workspace_id: UUID, run_id: UUID) -> list[dict[str, str | None]]:
     """Return the audited changes of one run, newest first."""
     names = ("at", "from", "to", "actor_type", "actor", "reason")
-    rows = connection.execute(statement("backtest_runs.status_history"), {"run_id": run_id})
+    rows = connection.execute(
+        statement("backtest_runs.status_history"), {"workspace_id": workspace_id, "run_id": run_id}
+    )
     return [dict(zip(names, row, strict=True)) for row in rows]

@@ -42,7 +42,7 @@ def read_attribution_page(
     tags, the timeframe of its data, and for `trials_of` the parameters and scores of its trials.
     """
     parameters = {"workspace_id": workspace_id, "since": since_parameter(since), "rows": rows}
-    with connection.cursor(binary=True) as cursor:
+    with connection.joined(), connection.cursor(binary=True) as cursor:
         return cursor.execute(
             statement("backtest_tunes.read_attribution_page"), {**parameters, **bounds}
         ).fetchall()

@@ -44,14 +44,16 @@ def load_demo(connection: Connection, directory: Path) -> dict[str, int]:
         DatabaseError: Another workspace of the database has the demo's short name.
         FileNotFoundError: The directory lacks the file of a table.
     """
-    with connection.transaction():
+    with connection.working_in(DEMO_WORKSPACE_ID), connection.transaction():
         return {table: _load_table(connection, table, directory) for table in TABLES}
 
 
 def _load_table(connection: Connection, table: str, directory: Path) -> int:
     inserted = 0
     for rows in _batches(directory / f"{table}.jsonl.gz"):
-        inserted += connection.execute(statement(f"demo.{table}"), {"rows": rows}).rowcount
+        inserted += connection.execute(
+            statement(f"demo.{table}"), {"workspace_id": DEMO_WORKSPACE_ID, "rows": rows}
+        ).rowcount
     if table == "workspaces":
         _demand_workspace(connection)
     return inserted

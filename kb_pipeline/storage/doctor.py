@@ -14,9 +14,11 @@ from kb_pipeline.rules import OLDEST_SUPPORTED_POSTGRES, STALE_TUNE_S, BackfillK
 from kb_pipeline.sql import statement
 from kb_pipeline.storage import migrations
 from kb_pipeline.storage.locks import lock_key
+from kb_pipeline.storage.orchestration import of_each_workspace
 from kb_pipeline.storage.paths import data_directory
-from kb_pipeline.storage.postgres import Connection, connect, database_url, redact
+from kb_pipeline.storage.postgres import Connection, connect, database_url
 from kb_pipeline.storage.symbols import load_symbols
+from kb_pipeline.storage.urls import redact
 
 
 class Level(StrEnum):
@@ -75,7 +77,9 @@ def _schema(url: str) -> Finding:
 
 
 def _role(connection: Connection) -> Iterator[Finding]:
-    name, is_superuser, bypasses = connection.execute(statement("doctor.session")).fetchone() or ("", 0, 0)
+    session = connection.execute(statement("doctor.session")).fetchone()
+    name, bypasses, is_owner, has_app = session or ("", False, False, False)
+    as_app = "Connect as kb_app, or as a member of it" if has_app else "Connect as a role that owns nothing"
     refused = connection.execute(statement("doctor.refused_privileges")).fetchall()
     if refused:
         missing = ", ".join(f"{privilege} on {table}" for table, privilege in refused)
@@ -83,12 +87,27 @@ def _role(connection: Connection) -> Iterator[Finding]:
             f"Grant them as the owner of the tables, for instance: GRANT {refused[0][1]} ON {refused[0][0]}"
         )
         yield Finding("role", Level.FAILURE, f"{name} may not {missing}.", f"{step} TO {name}")
-    elif is_superuser or bypasses:
+    elif bypasses:
         found = f"{name} is a superuser or bypasses row security, so the database checks nothing it does."
-        step = "On a server that others share, connect as a role that owns nothing."
-        yield Finding("role", Level.WARNING, found, step)
+        yield Finding("role", Level.WARNING, found, f"{as_app}; KB_OWNER_DATABASE_URL names who migrates.")
+    elif is_owner:
+        found = f"{name} owns the tables, so it could lift what keeps workspaces apart."
+        yield Finding("role", Level.WARNING, found, f"{as_app}; KB_OWNER_DATABASE_URL names who migrates.")
     else:
         yield Finding("role", Level.OK, f"{name} may do what the backfills need.")
+
+
+def _tenants(connection: Connection) -> Iterator[Finding]:
+    unguarded = [name for (name,) in connection.execute(statement("doctor.unguarded_tables"))]
+    if unguarded:
+        found = (
+            f"{len(unguarded)} tables of another program keep workspaces apart by our statements alone: "
+            f"{', '.join(unguarded)}."
+        )
+        step = "See what it takes for the database to do so too: kb-pipeline db secure"
+        yield Finding("tenants", Level.WARNING, found, step)
+    else:
+        yield Finding("tenants", Level.OK, "The database itself keeps the workspaces of every table apart.")
 
 
 def _ledger(connection: Connection) -> Iterator[Finding]:
@@ -109,8 +128,10 @@ def open_backfills(connection: Connection) -> tuple[int, list[tuple[str, str, st
 
     Of these: the workspace's slug, the kind, who ran it and the seconds since its last commit.
     """
-    rows = connection.execute(statement("doctor.open_ledger_rows")).fetchall()
-    left = [tuple(of) for workspace_id, *of in rows if not _is_held(connection, of[1], workspace_id)]
+    rows = list(of_each_workspace(connection, "doctor.open_ledger_rows"))
+    left = [
+        (workspace.slug, *row) for workspace, row in rows if not _is_held(connection, row[0], workspace.id)
+    ]
     return len(rows) - len(left), left
 
 
@@ -132,14 +153,13 @@ def _locks(connection: Connection) -> Iterator[Finding]:
 
 def _tunes(connection: Connection) -> Iterator[Finding]:
     late = False
-    for workspace_id, slug, count, oldest_s in connection.execute(
-        statement("doctor.waiting_tunes")
-    ).fetchall():
+    for workspace, (count, oldest_s) in of_each_workspace(connection, "doctor.waiting_tunes"):
         if oldest_s is None or oldest_s < STALE_TUNE_S:
             continue
         late = True
-        found = f"{count:,} completed tunes of {slug} have no regime; the first completed {_ago(oldest_s)}."
-        command = f"kb-pipeline backfill-attribution --workspace-id {workspace_id} --dry-run --list"
+        tunes = f"{count:,} completed tunes of {workspace.slug}"
+        found = f"{tunes} have no regime; the first completed {_ago(oldest_s)}."
+        command = f"kb-pipeline backfill-attribution --workspace-id {workspace.id} --dry-run --list"
         yield Finding("tunes", Level.WARNING, found, f"See what they wait for: {command}")
     if not late:
         yield Finding("tunes", Level.OK, "No completed tune has waited long for its regime.")
@@ -161,4 +181,6 @@ def _ago(seconds: float) -> str:
     return f"{seconds:.0f} s ago"
 
 
-_CHECKS: Final[tuple[Callable[[Connection], Iterator[Finding]], ...]] = (_role, _ledger, _locks, _tunes)
+_CHECKS: Final[tuple[Callable[[Connection], Iterator[Finding]], ...]] = (
+    *(_role, _tenants, _ledger, _locks, _tunes),
+)

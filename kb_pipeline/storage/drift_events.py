@@ -151,7 +151,7 @@ def give_back_alert(connection: Connection, workspace_id: UUID, event_id: str, e
 def read_events(connection: Connection, workspace_id: UUID, *, rows: int = LISTED_EVENTS) -> list[DriftEvent]:
     """Return the events of a workspace, the newest first."""
     scope = {"workspace_id": workspace_id, "rows": rows}
-    with connection.cursor(row_factory=dict_row) as cursor:
+    with connection.joined(), connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(statement("kb_drift_events.events"), scope).fetchall()
     return [_event(row) for row in found]
 

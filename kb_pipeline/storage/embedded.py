@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+import psycopg
+from psycopg import sql
+
 from kb_pipeline.errors import DatabaseError, UnsafePathError
 from kb_pipeline.rules import EMBEDDED_START_TIMEOUT_S, EMBEDDED_STOP_TIMEOUT_S, MAX_SOCKET_PATH_BYTES
 from kb_pipeline.sql import statement
@@ -27,7 +30,18 @@ from kb_pipeline.storage.events import Event, tell
 from kb_pipeline.storage.paths import postgres_directory
 
 DATABASE: Final = "kb"
+DAGSTER_DATABASE: Final = "dagster"
 SUPERUSER: Final = "kb"
+"""Makes the roles and the databases, and does nothing else."""
+
+OWNER: Final = "kb_owner"
+"""Makes and changes the tables."""
+
+APP: Final = "kb_app"
+"""Reads and writes rows, those of one workspace at a time; owns nothing but Dagster's own database."""
+
+_ROLES_MADE: Final = "kb_roles_made"
+"""A file in the data directory, so that the roles are looked for once."""
 
 _PORT: Final = 5432
 _SOCKET_NAME: Final = f".s.PGSQL.{_PORT}"
@@ -88,8 +102,8 @@ class EmbeddedStatus:
     version: str
 
 
-def start(home: Path | None = None) -> str:
-    """Return the URL of the running server, starting or creating it first where needed.
+def start(home: Path | None = None, *, role: str = APP) -> str:
+    """Return the URL of the running server for a role, starting or creating it first where needed.
 
     Any number of processes may call this at once. The server outlives all of them.
 
@@ -102,7 +116,10 @@ def start(home: Path | None = None) -> str:
     if not _is_ready(data):
         with _lock(data):
             _make_ready(data)
-    return _url(data)
+    if not (data / _ROLES_MADE).exists():
+        with _lock(data):
+            _make_roles(data)
+    return _url(data, role)
 
 
 def stop(home: Path | None = None) -> bool:
@@ -147,12 +164,38 @@ def url_if_running(home: Path | None = None) -> str | None:
     """Return the URL of the server if it answers, else None. Starts and creates nothing."""
     data = postgres_directory(home)
     _refuse_unsafe(data)
-    return _url(data) if _is_ready(data) else None
+    return _url(data, APP) if _is_ready(data) else None
 
 
-def _url(data: Path) -> str:
+def _url(data: Path, role: str, database: str = DATABASE) -> str:
     # The port is spelled out so that a PGPORT in the environment cannot move the socket's name.
-    return f"postgresql://{SUPERUSER}@/{DATABASE}?host={quote(str(data))}&port={_PORT}"
+    return f"postgresql://{role}@/{database}?host={quote(str(data))}&port={_PORT}"
+
+
+def _make_roles(data: Path) -> None:
+    """Make the roles and Dagster's database, and give each database its owner; twice does no harm."""
+    marker = data / _ROLES_MADE
+    if marker.exists():
+        return
+    try:
+        with psycopg.connect(_url(data, SUPERUSER), autocommit=True) as admin:
+            admin.execute(statement("roles.make_server_roles"))
+            exists = admin.execute(statement("postgres.database_exists"), {"name": DAGSTER_DATABASE})
+            if exists.fetchone() == (False,):
+                create = statement("postgres.create_database")
+                admin.execute(sql.SQL(create).format(name=sql.Identifier(DAGSTER_DATABASE)))
+            for name, owner in ((DATABASE, OWNER), (DAGSTER_DATABASE, APP)):
+                give = sql.SQL(statement("roles.give_database"))
+                admin.execute(give.format(name=sql.Identifier(name), owner=sql.Identifier(owner)))
+                with psycopg.connect(_url(data, SUPERUSER, name), autocommit=True) as within:
+                    within.execute(
+                        sql.SQL(statement("roles.give_tables")).format(owner=sql.Identifier(owner))
+                    )
+    except psycopg.Error as error:
+        raise DatabaseError(
+            f"The roles of the embedded Postgres in {data} could not be made: {error}"
+        ) from error
+    marker.touch(mode=0o600)
 
 
 def _make_ready(data: Path) -> None:

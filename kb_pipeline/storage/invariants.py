@@ -65,7 +65,7 @@ def untouched_candidates(
         statement("invariants.untouched_candidates"),
         {"workspace_id": workspace_id, "actor": BACKFILL_ACTOR, "rows": rows},
     )
-    runs = {run_id: read_run(connection, run_id, workspace_id) for (run_id,) in found.fetchall()}
+    runs = {run_id: read_run(connection, workspace_id, run_id) for (run_id,) in found.fetchall()}
     return {run_id: run["gate_columns"] for run_id, run in runs.items() if run is not None}
 
 

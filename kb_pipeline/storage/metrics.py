@@ -9,13 +9,14 @@ from typing import Any, Final, LiteralString, NamedTuple
 
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.doctor import open_backfills
+from kb_pipeline.storage.orchestration import of_each_workspace
 from kb_pipeline.storage.postgres import Connection
 
 
 class Family(NamedTuple):
     """One metric: its name, type, what it means, its labels, and the statement whose rows are its samples.
 
-    A row holds the labels' values and then the sample.
+    A row, of one workspace at a time, holds the labels' values after the workspace and then the sample.
     """
 
     name: str
@@ -51,14 +52,14 @@ def exposition(connection: Connection) -> str:
     """Return all metrics as text, one sample a line."""
     lines = ["# HELP kb_up The database answers and has its tables.", "# TYPE kb_up gauge", "kb_up 1"]
     for family in FAMILIES:
-        lines += _family(family, connection.execute(statement(family.source)))
-    waiting = connection.execute(statement("doctor.waiting_tunes")).fetchall()
+        lines += _family(family, _rows(connection, family.source))
+    waiting = _rows(connection, "doctor.waiting_tunes")
     tunes = Family("kb_tunes_waiting", "gauge", "Completed tunes without their regime.", ("workspace",), "")
-    lines += _family(tunes, ((slug, count) for _, slug, count, _ in waiting))
+    lines += _family(tunes, ((slug, count) for slug, count, _ in waiting if count))
     oldest = Family(
         "kb_tunes_oldest_waiting_seconds", "gauge", "Age of the oldest of them.", ("workspace",), ""
     )
-    lines += _family(oldest, ((slug, age) for _, slug, _, age in waiting if age is not None))
+    lines += _family(oldest, ((slug, age) for slug, _, age in waiting if age is not None))
     running, left = open_backfills(connection)
     blocked = connection.execute(statement("doctor.blocked_sessions")).fetchall()
     for name, text, value in (
@@ -68,6 +69,10 @@ def exposition(connection: Connection) -> str:
     ):
         lines += _family(Family(name, "gauge", text, (), ""), [(value,)])
     return "\n".join(lines) + "\n"
+
+
+def _rows(connection: Connection, name: LiteralString) -> list[tuple[Any, ...]]:
+    return [(workspace.slug, *row) for workspace, row in of_each_workspace(connection, name)]
 
 
 def _family(family: Family, rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:

@@ -18,7 +18,8 @@ from kb_pipeline.rules import LOCK_TIMEOUT_MS, MIGRATION_LOCK_WAIT_S
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.events import Event, tell
 from kb_pipeline.storage.paths import migrations_directory
-from kb_pipeline.storage.postgres import Connection, DatabaseUrl, connect, parse_database_url, set_session
+from kb_pipeline.storage.postgres import Connection, connect, set_session
+from kb_pipeline.storage.urls import DatabaseUrl, parse_database_url
 
 _LOCK_KEY: Final = 0x6B62_6D69_6772_6174
 """The advisory lock of migrations, the letters "kbmigrat". An advisory lock is a database's own."""
@@ -71,6 +72,8 @@ def migrate(url: str) -> MigrationReport:
                 for file in due:
                     _apply(backend, file, connection)
                     tell(Event.MIGRATION_APPLIED, name=file.id, database=target.place)
+        for name in ("roles.make_app", "roles.grant_to_app"):
+            connection.execute(statement(name))
     return MigrationReport([file.id for file in due], already=len(files) - len(due))
 
 

@@ -4,12 +4,15 @@ Of the project's own rows everything here only reads. What is written is the wor
 """
 
 import json
-from typing import Final, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Final, LiteralString, NamedTuple
 from uuid import UUID
 
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.sql import statement
+from kb_pipeline.storage.backtest_runs import Rows
 from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.session import in_its_workspace
 
 PLOTTED_WINDOWS: Final = 300
 """Windows drawn over one price series; more of them only darken the picture."""
@@ -55,6 +58,16 @@ def active_workspaces(connection: Connection) -> list[Workspace]:
     return [Workspace(UUID(row_id), slug, name) for row_id, slug, name in rows]
 
 
+def of_each_workspace(
+    connection: Connection, name: LiteralString
+) -> Iterator[tuple[Workspace, tuple[Any, ...]]]:
+    """Yield the rows of a statement about one workspace, for every active one after the other."""
+    for workspace in active_workspaces(connection):
+        with connection.working_in(workspace.id):
+            rows = connection.execute(statement(name), {"workspace_id": workspace.id}).fetchall()
+        yield from ((workspace, row) for row in rows)
+
+
 def find_workspace(connection: Connection, name: str) -> Workspace:
     """Return the workspace of a slug or an id.
 
@@ -70,6 +83,7 @@ def find_workspace(connection: Connection, name: str) -> Workspace:
     return Workspace(UUID(row[0]), row[1], row[2])
 
 
+@in_its_workspace
 def waiting_symbols(connection: Connection, workspace_id: UUID) -> dict[str, int]:
     """Return how many runs of each symbol (upper case) wait for a regime."""
     rows = connection.execute(statement("orchestration.waiting_symbols"), {"workspace_id": workspace_id})
@@ -78,9 +92,14 @@ def waiting_symbols(connection: Connection, workspace_id: UUID) -> dict[str, int
 
 def platform_tables(connection: Connection) -> list[PlatformTables]:
     """Return what the platform's tables hold of each active workspace."""
-    return [PlatformTables(*row) for row in connection.execute(statement("orchestration.platform_tables"))]
+    return [
+        PlatformTables(workspace.slug, *row)
+        for workspace in active_workspaces(connection)
+        for row in _of_workspace(connection, workspace.id, "orchestration.platform_tables")
+    ]
 
 
+@in_its_workspace
 def regime_windows(connection: Connection, workspace_id: UUID, symbol: str) -> list[RegimeWindow]:
     """Return the windows of a symbol that have a regime, those of the newest runs first."""
     rows = connection.execute(
@@ -92,7 +111,16 @@ def regime_windows(connection: Connection, workspace_id: UUID, symbol: str) -> l
 
 def due_tunes(connection: Connection) -> list[DueTunes]:
     """Return the tunes that can be attributed now, per active workspace that has any."""
-    return [DueTunes(*row) for row in connection.execute(statement("orchestration.due_tunes"))]
+    return [
+        DueTunes(workspace.slug, *row)
+        for workspace in active_workspaces(connection)
+        for row in _of_workspace(connection, workspace.id, "orchestration.due_tunes")
+    ]
+
+
+@in_its_workspace
+def _of_workspace(connection: Connection, workspace_id: UUID, name: str) -> Rows:
+    return connection.execute(statement(name), {"workspace_id": workspace_id}).fetchall()
 
 
 def commit_without_waiting(connection: Connection) -> None:

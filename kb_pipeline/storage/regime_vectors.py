@@ -58,7 +58,7 @@ def try_lock(connection: Connection, workspace_id: UUID) -> bool:
 
 def take_changes(connection: Connection, workspace_id: UUID, most: int) -> dict[str, bytes]:
     """Take about this many noted changes away; return their ids, 16 bytes each, by source type."""
-    with connection.cursor(binary=True) as cursor:
+    with connection.joined(), connection.cursor(binary=True) as cursor:
         parameters = {"workspace_id": workspace_id, "most": most}
         return dict(cursor.execute(statement("regime_vectors.take_changes"), parameters).fetchall())
 
@@ -90,7 +90,7 @@ def read_features(
         "tune_ids": list(ids.get("tune", ())),
         "run_ids": list(ids.get("run", ())),
     }
-    with connection.cursor(binary=True) as cursor:
+    with connection.joined(), connection.cursor(binary=True) as cursor:
         for source_type, *group, sent in cursor.execute(statement("regime_vectors.features"), parameters):
             yield (*group, source_type), np.frombuffer(sent, dtype=_SENT)
 
@@ -100,7 +100,7 @@ def read_buckets(
 ) -> dict[BucketKey, Bucket]:
     """Return the rows of some buckets."""
     parameters = {"workspace_id": workspace_id, "buckets": list(buckets)}
-    with connection.cursor(binary=True) as cursor:
+    with connection.joined(), connection.cursor(binary=True) as cursor:
         rows = cursor.execute(statement("regime_vectors.read_buckets"), parameters)
         return {BucketKey(*key): Bucket(_ids(ids), _features(features)) for *key, ids, features in rows}
 
@@ -121,7 +121,7 @@ def replace_buckets(connection: Connection, workspace_id: UUID, buckets: Mapping
 
 def all_features(connection: Connection, workspace_id: UUID) -> npt.NDArray[np.float32]:
     """Return the packed features of a workspace, shape (8, rows)."""
-    with connection.cursor(binary=True) as cursor:
+    with connection.joined(), connection.cursor(binary=True) as cursor:
         rows = cursor.execute(statement("regime_vectors.all_features"), {"workspace_id": workspace_id})
         parts = [_features(features) for (features,) in rows]
     return np.concatenate(parts, axis=1) if parts else np.empty((len(DISTANCE_FEATURES), 0), np.float32)
@@ -140,7 +140,7 @@ def packed(
 ) -> Iterator[tuple[str, Bucket]]:
     """Yield (source type, bucket) of a workspace, or of one of its score groups, one at a time."""
     named = group._asdict() if group else dict.fromkeys(ScoreGroup._fields)
-    with connection.cursor(binary=True) as cursor:
+    with connection.joined(), connection.cursor(binary=True) as cursor:
         parameters = {"workspace_id": workspace_id, **named}
         for source_type, _, features, ids in cursor.stream(statement("regime_vectors.packed"), parameters):
             yield source_type, Bucket(_ids(ids), _features(features))

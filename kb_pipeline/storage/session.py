@@ -2,17 +2,42 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Final
+from functools import wraps
+from inspect import signature
+from typing import Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
 
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.sql import statement
-from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.postgres import Connection, as_ours
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_its_workspace(work: Callable[P, T]) -> Callable[P, T]:
+    """Let a function do all its work in the workspace that its second argument is, or names.
+
+    The first one is the session, which a caller may have opened with psycopg itself.
+    """
+    shape = signature(work)
+    session, workspace = list(shape.parameters)[:2]
+
+    @wraps(work)
+    def within(*arguments: P.args, **options: P.kwargs) -> T:
+        given = shape.bind(*arguments, **options).arguments
+        asked = given[workspace]
+        workspace_id = asked if isinstance(asked, UUID) else asked.workspace_id
+        with as_ours(given[session]).working_in(workspace_id):
+            return work(*arguments, **options)
+
+    return within
+
 
 OTHERS_IN_THE_WAY: Final = (SerializationFailure, DeadlockDetected, LockNotAvailable)
 """What ends a transaction that another session is in the way of: worth trying again, and nothing else is."""
@@ -43,6 +68,11 @@ def plans_kept(connection: Connection) -> Iterator[None]:
         yield
     finally:
         connection.prepare_threshold = before
+
+
+def all_workspaces(connection: Connection) -> list[UUID]:
+    """Return every workspace, for work that is done in one after the other."""
+    return [workspace_id for (workspace_id,) in connection.execute(statement("session.workspaces"))]
 
 
 def require_workspace(connection: Connection, workspace_id: UUID) -> None:

@@ -2,7 +2,8 @@
 
 from kb_pipeline.errors import DatabaseError
 from kb_pipeline.storage import embedded, migrations
-from kb_pipeline.storage.postgres import connect, named_url, redact
+from kb_pipeline.storage.postgres import connect, named_url
+from kb_pipeline.storage.urls import redact
 
 
 def database_status() -> dict[str, str]:

@@ -20,6 +20,7 @@ from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
 from kb_pipeline.backfills.trials import TrialsRequest, ingest_trials
 from kb_pipeline.rules import BackfillKind
 from kb_pipeline.storage.postgres import Connection, connect
+from kb_pipeline_tests.conftest import as_app
 from kb_pipeline_tests.faults import worker, world
 from kb_pipeline_tests.faults.worker import Plan
 
@@ -130,7 +131,7 @@ class Scene:
             target=worker.run_command,
             args=(
                 [str(it) for it in arguments],
-                {**os.environ, "KB_DATABASE_URL": self.url, **environment},
+                {**os.environ, "KB_DATABASE_URL": as_app(self.url), **environment},
                 said,
                 plan,
             ),

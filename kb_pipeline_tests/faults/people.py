@@ -114,7 +114,7 @@ _EDITS: dict[BackfillKind, list[Edit]] = {
 _ROWS = {
     BackfillKind.ATTRIBUTION: "SELECT id FROM backtest_tunes WHERE workspace_id = %s ORDER BY created_at",
     BackfillKind.TRIALS: "SELECT run_id FROM backtest_tune_runs AS trial JOIN backtest_tunes AS tune"
-    " ON tune.id = trial.tune_id WHERE workspace_id = %s ORDER BY tune.created_at, trial_index",
+    " ON tune.id = trial.tune_id WHERE tune.workspace_id = %s ORDER BY tune.created_at, trial_index",
 }
 _RUNS = (
     "SELECT id FROM backtest_runs WHERE workspace_id = %s AND run_kind = 'test_variant' ORDER BY created_at"

@@ -8,19 +8,23 @@ from pathlib import Path
 
 _COMMIT = b"COMMIT\0"
 """As the driver sends it: the text of a simple query, which is one packet."""
+_BATCHES_BEGIN = b"synchronous_commit"
+"""What the session is told just before the first batch, in a transaction of its own."""
 _PACKET_BYTES = 1 << 16
 
 
 class Line:
     """Takes connections on a socket of its own and hands their bytes on.
 
-    The first connection, which is the one that writes, is cut at its n-th COMMIT.
+    The first connection, which is the one that writes, is cut at its n-th COMMIT from the one on that
+    says what batches commit without.
     """
 
     def __init__(self, directory: Path, server_socket: Path, *, commit: int, after: bool) -> None:
         self._server_socket = server_socket
         self._left = commit
         self._after = after
+        self._counts = False
         self._ends: list[socket.socket] = []
         self.was_cut = False
         self._listener = socket.socket(socket.AF_UNIX)
@@ -48,7 +52,8 @@ class Line:
     def _hand_on_until_cut(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while packet := client.recv(_PACKET_BYTES):
-                self._left -= _COMMIT in packet
+                self._counts = self._counts or _BATCHES_BEGIN in packet
+                self._left -= self._counts and _COMMIT in packet
                 self.was_cut = self._left == 0
                 if self.was_cut:
                     client.shutdown(socket.SHUT_RDWR)  # first, so that no answer reaches it any more
@@ -68,7 +73,7 @@ class Line:
 
 @contextmanager
 def line(directory: Path, server_socket: Path, *, commit: int, after: bool) -> Iterator[Line]:
-    """Yield a line that is cut at the n-th COMMIT sent over it, counted from 1."""
+    """Yield a line that is cut at the n-th COMMIT, counted from 1, just before the first batch's."""
     opened = Line(directory, server_socket, commit=commit, after=after)
     try:
         yield opened

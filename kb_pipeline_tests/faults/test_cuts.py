@@ -10,6 +10,7 @@ import pytest
 
 from kb_pipeline.rules import BackfillKind
 from kb_pipeline.storage.paths import postgres_directory
+from kb_pipeline_tests.conftest import as_app
 from kb_pipeline_tests.faults.harness import KINDS, Scene
 from kb_pipeline_tests.faults.proxy import line
 
@@ -27,7 +28,7 @@ def _written_until_cut(
     stage: Scene, cable: Path, kb_home: Path, kind: BackfillKind, *, commit: int, after: bool
 ) -> int:
     stage.begin()
-    through = stage.url.replace(quote(str(postgres_directory(kb_home))), quote(str(cable)))
+    through = as_app(stage.url).replace(quote(str(postgres_directory(kb_home))), quote(str(cable)))
     with line(cable, postgres_directory(kb_home) / SOCKET, commit=commit, after=after) as opened:
         working = stage.start(kind, KB_DATABASE_URL=through)
         assert working.end() == 1
@@ -43,7 +44,7 @@ def _written_until_cut(
 def test_a_batch_whose_commit_was_cut_off_is_done_once_whether_or_not_it_arrived(
     stage: Scene, undisturbed: Any, cable: Path, kb_home: Path, kind: BackfillKind
 ) -> None:
-    commit = stage.chance.randint(2, 4)  # the first one opens the ledger
+    commit = stage.chance.randint(2, 4)  # the first one is before the batches
     written = {}
     for after in (False, True):
         written[after] = _written_until_cut(stage, cable, kb_home, kind, commit=commit, after=after)

@@ -32,7 +32,7 @@ SMALL_DISK_BYTES = 24 << 20
 def own_home() -> Iterator[Path]:
     """Return the home of a server with work in it, which may go down at any time."""
     home = Path(tempfile.mkdtemp(prefix="kb", dir="/tmp"))
-    url = embedded.start(home)
+    url = embedded.start(home, role=embedded.SUPERUSER)
     with connect(url) as connection:  # a crash of the server leaves the disk's cache as it is
         connection.execute("ALTER SYSTEM SET fsync = off")
         connection.execute("SELECT pg_reload_conf()")
@@ -70,7 +70,7 @@ def open_stage(
 
     @contextmanager
     def opened(database: str = embedded.DATABASE) -> Iterator[Scene]:
-        url = embedded.start(own_home)
+        url = embedded.start(own_home, role=embedded.SUPERUSER)
         wait_until(lambda: _answers(url))
         with scene(ensure_database(url, database), scenes_directory, chance) as found:
             yield found
@@ -132,7 +132,7 @@ def disk() -> Iterator[Path | None]:
 @pytest.fixture(scope="module")
 def database_on_disk(own_home: Path, disk: Path | None) -> Iterator[str]:
     """Return the name of a database that lies there, with work in it."""
-    url = embedded.start(own_home)
+    url = embedded.start(own_home, role=embedded.SUPERUSER)
     with connect(url, timeouts=False) as admin:
         if disk:
             admin.execute(sql.SQL("CREATE TABLESPACE small LOCATION {}").format(sql.Literal(str(disk))))

@@ -15,7 +15,7 @@ ROUNDS = 3
 
 
 def _stopped(stage: Scene, kind: BackfillKind, calls: int) -> Any:
-    plan = Plan(call=stage.chance.randint(8, calls - 8), number=signal.SIGSTOP, only_writer=True)
+    plan = Plan(call=stage.chance.randint(14, calls - 14), number=signal.SIGSTOP, only_writer=True)
     working = stage.start(kind, plan)
     assert working.wait_stopped(), plan
     return working

@@ -383,7 +383,11 @@ def test_other_workspaces_are_neither_written_nor_read(connection: Connection, w
     other = add_workspace(connection)
     (theirs,) = _tunes(connection, other, [(A, 1.0)])
     ours = add_tune(connection, workspace)
-    # the trial's run lies in the other workspace, so its snapshot is none of ours
+    # As in an adopted database, where no foreign key forbids it: the trial's run lies in the other
+    # workspace, so its snapshot is none of ours.
+    connection.execute(
+        "ALTER TABLE backtest_tune_runs DROP CONSTRAINT backtest_tune_runs_run_id_in_workspace"
+    )
     add_trial(connection, other, ours, sharpe=1, regime=None, run={"regime_oos": FLAT_SNAPSHOT})
     report = _backfill(connection, workspace)
     assert (report.scanned, report.skipped) == (1, {"missing_regime_oos": 1})

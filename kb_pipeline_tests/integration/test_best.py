@@ -88,9 +88,9 @@ ARGUMENTS: tuple[Mapping[str, Any], ...] = (
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS)
-def test_a_question_of_neither_form_is_refused(arguments: Mapping[str, Any]) -> None:
+def test_a_question_of_neither_form_is_refused(connection: Connection, arguments: Mapping[str, Any]) -> None:
     with pytest.raises(BadArgumentError):
-        best_parameters(None, UUID(int=1), **arguments)  # type: ignore[arg-type]
+        best_parameters(connection, UUID(int=1), **arguments)
 
 
 def test_the_summary_counts_every_key_and_names_its_best(
@@ -161,7 +161,8 @@ def many(connection: Connection, workspace: Workspace) -> Workspace:
 def _plan(connection: Connection, name: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Run a statement under EXPLAIN ANALYZE and return the nodes of its plan, outermost first."""
     explain = "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "
-    row = connection.execute(explain + statement(name), parameters).fetchone()  # type: ignore[operator]
+    with connection.working_in(parameters["workspace_id"]):  # as kb_app, under row-level security
+        row = connection.execute(explain + statement(name), parameters).fetchone()  # type: ignore[operator]
     assert row is not None
 
     def nodes(node: dict[str, Any]) -> list[dict[str, Any]]:
@@ -205,7 +206,7 @@ def test_the_best_ten_of_a_key_cost_ten_rows_of_an_index_and_no_sort(
     for asked, rows in (([KEY], 10), (regime_keys(trend="uptrend", vol="high_vol"), 30)):
         parameters = {"workspace_id": many.id, "regime_keys": asked, **kinds, "rows": 10}
         plan = _plan(connection, "questions.best_of_keys", parameters)
-        assert _indexes(plan) - {"kb_entities_pkey"} == {"idx_tunes_kind_ranking"}
+        assert _indexes(plan) - {"kb_entities_pkey"} == {"idx_tunes_ranking_in_regime"}
         assert "Sort" not in _kinds(plan)
         assert _reads(connection, plan, rows)
 
@@ -215,7 +216,7 @@ def test_the_summary_reads_an_index_in_order(connection: Connection, many: Works
         for name in ("session.allow_long_read", "questions.prefer_index_order"):
             connection.execute(statement(name))
         plan = _plan(connection, "questions.regime_counts", {"workspace_id": many.id})
-    assert _indexes(plan) == {"idx_tunes_kind_ranking"}
+    assert _indexes(plan) == {"idx_tunes_ranking_in_regime"}
     assert "Sort" not in _kinds(plan)
     assert _rows_read(plan) == TUNES
 
@@ -231,7 +232,7 @@ def test_a_tier_probes_its_indexes_once_a_key_and_reads_no_more_than_it_may_give
     for tier, most in (("exact", 20), ("partial_trend_vol", 40), ("global_best", 900)):
         asked = {**scope, "regime_keys": list(tiers[tier])}
         plan = _plan(connection, "recommend_events.candidates", asked)
-        assert _indexes(plan) == {"idx_tunes_recommendation", "idx_kb_trials_recommendation"}
+        assert _indexes(plan) == {"idx_tunes_ranking_in_strategy", "idx_kb_trials_ranking_in_strategy"}
         assert _reads(connection, plan, most)
         assert _reads(connection, plan, most, "kb_trials")
 
@@ -241,14 +242,14 @@ def test_finding_the_keys_of_a_group_steps_from_one_to_the_next(
 ) -> None:
     group = ScoreGroup(str(many.strategy_id), "1d", "sharpe")
     plan = _plan(connection, "recommend_events.group_keys", {"workspace_id": many.id, **group._asdict()})
-    assert _indexes(plan) == {"idx_tunes_recommendation", "idx_kb_trials_recommendation"}
+    assert _indexes(plan) == {"idx_tunes_ranking_in_strategy", "idx_kb_trials_ranking_in_strategy"}
     assert (_rows_read(plan), _rows_read(plan, "kb_trials")) == (45, 45)
 
 
 def test_finding_the_score_groups_steps_from_one_to_the_next(connection: Connection, many: Workspace) -> None:
     bounds = {"first_strategy_id": many.strategy_id, "last_strategy_id": many.strategy_id}
     plan = _plan(connection, "recommend_events.score_groups", {"workspace_id": many.id, **bounds})
-    assert _indexes(plan) == {"idx_tunes_recommendation", "idx_kb_trials_recommendation"}
+    assert _indexes(plan) == {"idx_tunes_ranking_in_strategy", "idx_kb_trials_ranking_in_strategy"}
     assert _reads(connection, plan, 3)
     assert _reads(connection, plan, 1, "kb_trials")
     groups = recommend_events.score_groups(connection, many.id, str(many.strategy_id))

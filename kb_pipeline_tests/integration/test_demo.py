@@ -73,6 +73,6 @@ def test_a_trial_of_no_tune_is_refused_by_the_database(connection: Connection, t
     broken = tmp_path / "demo"
     shutil.copytree(DEMO, broken)
     shutil.copy(DEMO / "workspaces.jsonl.gz", broken / "backtest_tunes.jsonl.gz")
-    with pytest.raises(psycopg.errors.NotNullViolation):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
         load_demo(connection, broken)
     assert connection.execute("SELECT count(*) FROM workspaces").fetchone() == (0,)

@@ -13,7 +13,7 @@ from kb_pipeline.rules import BackfillKind
 from kb_pipeline.storage.doctor import Finding, Level, examine
 from kb_pipeline.storage.locks import writer_lock
 from kb_pipeline.storage.postgres import Connection, connect
-from kb_pipeline_tests.builders import add_tune
+from kb_pipeline_tests.builders import add_run, add_tune
 from kb_pipeline_tests.conftest import Workspace
 
 
@@ -35,7 +35,7 @@ def poor_role(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> Iterat
     name = sql.Identifier("doctor_reader")
     connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'secret'").format(name))
     connection.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(name))
-    url = os.environ["KB_DATABASE_URL"].replace("//kb@", "//doctor_reader:secret@")
+    url = os.environ["KB_DATABASE_URL"].replace("//kb_app@", "//doctor_reader:secret@")
     monkeypatch.setenv("KB_DATABASE_URL", url)
     yield "doctor_reader"
     connection.execute(sql.SQL("DROP OWNED BY {}").format(name))
@@ -48,12 +48,39 @@ def test_a_sound_database_needs_no_next_step(connection: Connection, workspace: 
         "connection",
         "schema",
         "role",
+        "tenants",
         "ledger",
         "locks",
         "tunes",
         "symbols",
     ]
-    assert [finding.next_step for finding in findings if finding.check != "role"] == [""] * 6
+    assert [finding.next_step for finding in findings] == [""] * 8
+
+
+def test_a_role_that_could_lift_row_level_security_is_a_finding(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KB_DATABASE_URL", database_url)
+    (superuser,) = _found("role")
+    with connect(database_url) as admin:
+        admin.execute("ALTER TABLE backtest_runs OWNER TO kb_owner")
+        admin.execute("GRANT kb_app TO kb_owner")
+    monkeypatch.setenv("KB_DATABASE_URL", database_url.replace("//kb@", "//kb_owner@"))
+    (owner,) = _found("role")
+    assert superuser.found.startswith("kb is a superuser or bypasses row security")
+    assert owner.found == "kb_owner owns the tables, so it could lift what keeps workspaces apart."
+    for finding in (superuser, owner):
+        assert finding.level == Level.WARNING
+        assert finding.next_step.startswith("Connect as kb_app, or as a member of it; KB_OWNER_DATABASE_URL")
+
+
+def test_tables_of_another_program_are_a_finding_until_they_are_secured(connection: Connection) -> None:
+    connection.execute("INSERT INTO kb_adopted_tables (table_name) VALUES ('backtest_runs'), ('workspaces')")
+    connection.execute("ALTER TABLE backtest_runs DISABLE ROW LEVEL SECURITY")
+    (finding,) = _found("tenants")
+    assert finding.level == Level.WARNING
+    assert finding.found.endswith("by our statements alone: backtest_runs.")
+    assert finding.next_step.endswith("kb-pipeline db secure")
 
 
 def test_without_a_server_nothing_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +97,7 @@ def test_missing_tables_are_a_failure_that_names_the_command(
     monkeypatch.setenv("KB_DATABASE_URL", empty_database_url)
     (schema,) = _found("schema")
     assert (schema.level, schema.next_step) == (Level.FAILURE, "Run: kb-pipeline db migrate")
-    assert "001_create_platform_tables" in schema.found
+    assert "000_note_adopted_tables" in schema.found
     assert _found("ledger") == []
 
 
@@ -92,9 +119,15 @@ def test_a_backfill_that_died_is_told_from_one_that_runs(
 def test_a_session_that_waits_is_shown_with_whom_it_waits_for(
     connection: Connection, workspace: Workspace
 ) -> None:
-    with connect(application_name="slow reader") as other, connection.transaction():
-        connection.execute("UPDATE workspaces SET name = 'Held'")
-        waiting = threading.Thread(target=other.execute, args=("UPDATE workspaces SET name = 'Late'",))
+    add_run(connection, workspace)
+    change = "UPDATE backtest_runs SET kb_status_reason = 'held'"
+    with (
+        connect(application_name="slow reader") as other,
+        other.working_in(workspace.id),
+        connection.transaction(),
+    ):
+        connection.execute(change)
+        waiting = threading.Thread(target=other.execute, args=(change,))
         waiting.start()
         findings: list[Finding] = []
         while not findings or findings[0].level == Level.OK:

@@ -98,13 +98,27 @@ def test_only_its_owner_can_reach_the_data_and_no_directory_above_was_opened(
     assert not (home / "postgres.new").exists()
 
 
+def test_what_an_earlier_version_made_as_superuser_is_given_to_the_roles(home: Path) -> None:
+    superuser = embedded.start(home, role=embedded.SUPERUSER)
+    urls = {embedded.OWNER: superuser, embedded.APP: superuser.replace("/kb?", "/dagster?")}
+    for url in urls.values():
+        with connect(url) as session:
+            session.execute("CREATE TABLE earlier (id serial)")
+    (home / "postgres" / embedded._ROLES_MADE).unlink()
+    for role, url in urls.items():
+        embedded.start(home)
+        with connect(url.replace(f"//{embedded.SUPERUSER}@", f"//{role}@")) as session:
+            session.execute("INSERT INTO earlier DEFAULT VALUES")
+            session.execute("DROP TABLE earlier")
+
+
 def test_after_a_kill_the_next_start_recovers_what_was_committed(home: Path, pid: int) -> None:
-    with connect(embedded.start(home)) as session:
+    with connect(embedded.start(home, role=embedded.OWNER)) as session:
         session.execute("CREATE TABLE IF NOT EXISTS kept AS SELECT 42 AS answer")
     os.kill(pid, signal.SIGKILL)
     while embedded.url_if_running(home) is not None:  # a kill takes a moment to arrive
         time.sleep(0.01)
-    with connect(embedded.start(home)) as session:
+    with connect(embedded.start(home, role=embedded.OWNER)) as session:
         assert session.execute("SELECT answer FROM kept").fetchone() == (42,)
     assert embedded.status(home).pid != pid
 

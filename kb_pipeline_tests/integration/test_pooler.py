@@ -19,7 +19,8 @@ from kb_pipeline.rules import BackfillKind
 from kb_pipeline.storage import server_account
 from kb_pipeline.storage.locks import writer_lock
 from kb_pipeline.storage.migrations import migrate
-from kb_pipeline.storage.postgres import Connection, connect, parse_database_url
+from kb_pipeline.storage.postgres import Connection, connect
+from kb_pipeline.storage.urls import parse_database_url
 from kb_pipeline_tests.builders import add_run, column
 from kb_pipeline_tests.conftest import Workspace
 from kb_pipeline_tests.faults.proxy import Line

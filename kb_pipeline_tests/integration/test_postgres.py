@@ -7,14 +7,9 @@ import sqlalchemy
 from psycopg import sql
 
 from kb_pipeline.errors import DatabaseError, DatabaseUrlError
-from kb_pipeline.storage.postgres import (
-    Connection,
-    connect,
-    database_url,
-    ensure_database,
-    parse_database_url,
-    redact,
-)
+from kb_pipeline.storage.postgres import Connection, connect, database_url, ensure_database
+from kb_pipeline.storage.urls import parse_database_url, redact
+from kb_pipeline_tests.conftest import as_app
 
 CANARY = "canary-7f3a"
 
@@ -186,9 +181,9 @@ def test_a_session_ends_up_nowhere_else_because_of_the_environment(
 def test_the_url_given_wins_over_the_environment_and_that_over_the_embedded_server(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert database_url() == server
+    assert database_url() == as_app(server)
     monkeypatch.setenv("KB_DATABASE_URL", " ")
-    assert database_url() == server
+    assert database_url() == as_app(server)
     monkeypatch.setenv("KB_DATABASE_URL", "postgresql://h/from_environment")
     assert database_url() == "postgresql://h/from_environment"
     assert database_url("postgresql://h/given") == "postgresql://h/given"

@@ -14,16 +14,24 @@ import pytest
 from psycopg import sql
 
 from kb_pipeline.errors import MigrationError
+from kb_pipeline.sql import statement
 from kb_pipeline.storage import migrations
 from kb_pipeline.storage.embedded import _program
+from kb_pipeline.storage.guards import missing_guards, secure
 from kb_pipeline.storage.migrations import migrate, pending
 from kb_pipeline.storage.paths import migrations_directory
 from kb_pipeline.storage.postgres import Connection, connect
+from kb_pipeline_tests.acceptance.commands import run_here
+from kb_pipeline_tests.conftest import as_app
 
 FILES = sorted(path.stem for path in migrations_directory().glob("*.sql"))
 PLATFORM = Path(__file__).with_name("platform_031.sql").read_text()
 GOLDEN = Path(__file__).parent.parent / "golden"
 REQUIRED = {"workspaces", "kb_entities", "backtest_runs", "backtest_tunes", "backtest_tune_runs"}
+OURS_ALONE = {
+    *("kb_trials", "kb_regime_uplift", "kb_regime_changes", "kb_regime_vectors", "kb_regime_scales"),
+    *("kb_drift_evaluations", "kb_drift_events", "recommend_events"),
+}
 OPTIONAL = ("kb_strategy_specs", "run_plans", "kb_status_history", "kb_trial_index", "kb_backfill_runs")
 
 
@@ -119,16 +127,67 @@ def test_adopting_a_platform_changes_no_row_and_nothing_that_was_there(platform_
         assert _digests(session, columns) == digests
         assert columns <= _columns(session)
         replaced = definitions - _definitions(session)
+        assert _forced(session).isdisjoint({column[0] for column in columns})
     # Only the two checks that 034 widens.
     assert {table for table, _, _ in replaced} == {"kb_backfill_runs"}
     assert len(replaced) == 2
 
 
-def test_an_adopted_database_ends_up_like_a_fresh_one(platform_url: str, connection: Connection) -> None:
+def _forced(session: Connection) -> set[str]:
+    """Return the tables that row-level security is forced on."""
+    return {
+        name
+        for (name,) in session.execute(
+            "SELECT relname FROM pg_class WHERE relrowsecurity AND relforcerowsecurity"
+        )
+    }
+
+
+def test_an_adopted_database_that_is_secured_ends_up_like_a_fresh_one(
+    platform_url: str, connection: Connection
+) -> None:
     migrate(platform_url)
     with connect(platform_url) as adopted:
+        give = sql.SQL(statement("roles.give_tables"))
+        adopted.execute(give.format(owner=sql.Identifier("kb_owner")))
+        adopted.execute("GRANT CREATE ON SCHEMA public TO kb_owner")
+        assert _forced(adopted) == {name for name in _forced(connection) if name in OURS_ALONE}
+    owner_url = platform_url.replace("//kb@", "//kb_owner@")
+    commands = missing_guards(owner_url)
+    assert secure(owner_url) == commands
+    assert secure(owner_url) == missing_guards(owner_url) == []
+    with connect(platform_url) as adopted:
+        assert _forced(adopted) == _forced(connection)
         assert _without_id_function(_columns(adopted)) == _without_id_function(_columns(connection))
         assert _definitions(adopted) == _definitions(connection)
+
+
+def test_securing_says_first_what_it_takes_and_is_done_by_the_owner_when_told_to(
+    platform_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KB_DATABASE_URL", as_app(platform_url))
+    monkeypatch.setenv("KB_OWNER_DATABASE_URL", platform_url)
+    assert run_here("db", "migrate").returncode == 0
+    planned = run_here("db", "secure").stdout.splitlines()
+    assert planned[-1] == f"-- {len(planned) - 1} statements. To run them: kb-pipeline db secure --yes"
+    with connect(platform_url) as session:
+        assert "backtest_runs" not in _forced(session)
+        assert run_here("db", "secure", "--yes").stdout.splitlines() == planned[:-1]
+        assert "backtest_runs" in _forced(session)
+    assert run_here("db", "secure").stdout == "The workspaces of every table are kept apart.\n"
+
+
+def test_rows_that_cross_workspaces_keep_a_platform_from_being_secured(platform_url: str) -> None:
+    migrate(platform_url)
+    with connect(platform_url) as session:
+        session.execute("UPDATE backtest_tunes SET best_run_id = (SELECT id FROM backtest_runs LIMIT 1)")
+        session.execute("INSERT INTO workspaces (name, slug) VALUES ('Other', 'other')")
+        session.execute(
+            "UPDATE backtest_runs SET workspace_id = (SELECT id FROM workspaces WHERE slug = 'other')"
+        )
+        with pytest.raises(MigrationError, match=r"stay as they were: .*_in_workspace"):
+            secure(platform_url)
+        assert "backtest_runs" not in _forced(session)
 
 
 def test_a_platform_with_the_five_required_tables_only_gets_the_others(platform_url: str) -> None:
@@ -206,8 +265,8 @@ def test_a_migration_killed_in_the_middle_is_finished_by_the_next(platform_url: 
             process.wait()
         # yoyo's own lock still names the dead process; on its own it would wait for it for ever.
         assert session.execute("SELECT pid FROM yoyo_lock").fetchall() == [(process.pid,)]
-        assert pending(platform_url) == FILES[1:]
-    assert migrate(platform_url).applied == FILES[1:]
+        assert pending(platform_url) == FILES[2:]
+    assert migrate(platform_url).applied == FILES[2:]
 
 
 def _wait_until_it_waits_for_the_table(url: str) -> None:
@@ -234,7 +293,7 @@ def test_a_table_in_use_ends_the_migration_with_the_name_of_its_user(
             MigrationError, match=r"032_tune_regime_attribution .*nightly report, idle in transaction"
         ):
             migrate(platform_url)
-    assert migrate(platform_url).applied == FILES[1:]
+    assert migrate(platform_url).applied == FILES[2:]
 
 
 def test_a_second_migration_at_the_same_time_waits_and_then_names_the_first(
