@@ -2,28 +2,23 @@
 against numpy over a matrix that lies in memory already.
 """
 
-import argparse
-import resource
-import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from psycopg import sql
 
+from benchmarks.figures import Figure, peak_megabytes, show
 from benchmarks.synthetic import STATEMENTS, WORKSPACE_ID, template
 from kb_pipeline.domain.matching import tier_keys
 from kb_pipeline.domain.regime import RegimeSnapshot
 from kb_pipeline.questions.recommend import RecommendRequest, recommend
 from kb_pipeline.questions.vectors import pack_changes
 from kb_pipeline.rules import DISTANCE_FEATURES, TIERS
-from kb_pipeline.sql import statement
 from kb_pipeline.storage import questions, recommend_events, regime_vectors
-from kb_pipeline.storage.embedded import start
+from kb_pipeline.storage.embedded import SUPERUSER, start
 from kb_pipeline.storage.postgres import Connection, connect, ensure_database
 from kb_pipeline.storage.recommend_events import ScoreGroup
 
@@ -53,44 +48,52 @@ SNAPSHOT = RegimeSnapshot(
 )
 
 
-def median_ms(act: Callable[[], object], calls: int = CALLS) -> float:
-    """Return the median time of a call in milliseconds, after three that do not count."""
+def times_ms(act: Callable[[], object], calls: int) -> list[float]:
+    """Return the times of calls in milliseconds, after three that do not count."""
     times = []
     for _ in range(calls + 3):
         begin = time.perf_counter()
         act()
         times.append((time.perf_counter() - begin) * 1e3)
-    return statistics.median(times[3:])
+    return times[3:]
 
 
-def measure(tunes: int) -> None:
-    """Print the times of one workspace size, and the peak memory of this process."""
-    with template(attributed=tunes) as database, connect(ensure_database(start(), database)) as connection:
-        _pack(connection)
-        strategy_id = connection.execute("SELECT id FROM kb_entities ORDER BY name LIMIT 1").fetchone()
-        assert strategy_id is not None
-        request = RecommendRequest(
-            workspace_id=WORKSPACE_ID,
-            strategy=str(strategy_id[0]),
-            timeframe="1h",
-            objective="sharpe",
-        )
-        _print_key_tiers(connection, request, tunes)
-        _print_distances(connection, request, tunes)
-        _print_plans(connection, tunes)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{tunes:>9,} tunes: peak memory {peak_mb:,.0f} MB, the matrix for the comparison included")
+def figures(sizes: Sequence[int] = SIZES, calls: int = CALLS) -> Iterator[Figure]:
+    """Yield the times of each workspace size, and the peak memory of this process so far."""
+    for tunes in sizes:
+        with (
+            template(attributed=tunes) as database,
+            connect(ensure_database(start(), database)) as connection,
+            connect(ensure_database(start(role=SUPERUSER), database)) as bare,
+            connection.working_in(WORKSPACE_ID),
+        ):
+            yield _packing(connection, tunes)
+            strategy_id = connection.execute("SELECT id FROM kb_entities ORDER BY name LIMIT 1").fetchone()
+            assert strategy_id is not None
+            request = RecommendRequest(
+                workspace_id=WORKSPACE_ID,
+                strategy=str(strategy_id[0]),
+                timeframe="1h",
+                objective="sharpe",
+            )
+            yield from _key_tiers(connection, bare, request, tunes, calls)
+            yield _distances(connection, request, tunes, max(calls // 10, 2))
+            summary = times_ms(lambda: questions.regime_counts(connection, WORKSPACE_ID), min(calls, 5))
+            yield Figure(f"the summary of all regimes among {tunes:,} tunes", "ms", summary)
+        yield Figure(f"peak memory of all this, {tunes:,} tunes", "MB", [peak_megabytes()])
 
 
-def _pack(connection: Connection) -> None:
+def _packing(connection: Connection, tunes: int) -> Figure:
     regime_vectors.start_over(connection, WORKSPACE_ID)
     begin = time.perf_counter()
     pack_changes(connection, WORKSPACE_ID)
-    print(f"packing: {time.perf_counter() - begin:.1f} s")
+    return Figure(f"packing the features of {tunes:,} tunes", "s", [time.perf_counter() - begin])
 
 
-def _print_key_tiers(connection: Connection, request: RecommendRequest, tunes: int) -> None:
-    bare = sql.SQL(STATEMENTS["bare_recommendation"])
+def _key_tiers(
+    connection: Connection, bare: Connection, request: RecommendRequest, tunes: int, calls: int
+) -> Iterator[Figure]:
+    statement = sql.SQL(STATEMENTS["bare_recommendation"])
     group = ScoreGroup(request.strategy, str(request.timeframe), str(request.objective))
     every_key = recommend_events.group_keys(connection, WORKSPACE_ID, group)
     for regime_key, min_samples in TIERS_BY_KEY:
@@ -102,36 +105,22 @@ def _print_key_tiers(connection: Connection, request: RecommendRequest, tunes: i
             "regime_keys": list(tier_keys(regime_key).get(tier, every_key)),
             "rows": TIERS[tier][1] or request.k,
         }
-        bare_ms = median_ms(partial(_fetch, connection, bare, parameters))
-        own_ms = median_ms(partial(recommend, connection, asked))
-        ratio = f"{own_ms / bare_ms:.1f} times"
-        print(f"{tunes:>9,} tunes: {tier} {own_ms:.2f} ms, its bare SQL {bare_ms:.2f} ms: {ratio}")
-
-
-def _print_plans(connection: Connection, tunes: int) -> None:
-    """Print what `best` and `regimes` read of the tunes, and how long the summary of all regimes takes."""
-    asked = {"timeframes": ["1h"], "objectives": ["sharpe"], "rows": 10, "regime_keys": [TIERS_BY_KEY[0][0]]}
-    for name, parameters in (("best_of_keys", asked), ("regime_counts", {})):
-        with connection.transaction():
-            connection.execute(statement("session.allow_long_read"))
-            if name == "regime_counts":
-                connection.execute(statement("questions.prefer_index_order"))
-            explain = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) ") + sql.SQL(
-                statement(f"questions.{name}")
-            )
-            plan = connection.execute(explain, {"workspace_id": WORKSPACE_ID, **parameters}).fetchall()
-        print(f"{tunes:>9,} tunes: {name}\n" + "\n".join(f"    {line}" for (line,) in plan))
-    took = median_ms(lambda: questions.regime_counts(connection, WORKSPACE_ID), 5)
-    print(f"{tunes:>9,} tunes: the summary of all regimes {took:,.0f} ms")
+        yield Figure(
+            f"recommend among {tunes:,} tunes, tier {tier}",
+            "ms",
+            times_ms(partial(recommend, connection, asked), calls),
+            "the bare statement of that tier",
+            times_ms(partial(_fetch, bare, statement, parameters), calls),
+        )
 
 
 def _fetch(connection: Connection, query: sql.SQL, parameters: Mapping[str, object]) -> object:
     return connection.execute(query, parameters).fetchall()
 
 
-def _print_distances(connection: Connection, request: RecommendRequest, tunes: int) -> None:
+def _distances(connection: Connection, request: RecommendRequest, tunes: int, calls: int) -> Figure:
     asked = replace(request, snapshot=SNAPSHOT, min_samples=11)
-    assert recommend(connection, asked).counts["distance"] == TIERS["distance"][1]
+    assert recommend(connection, asked).counts["distance"] == min(TIERS["distance"][1] or 0, tunes)
     matrix = np.ascontiguousarray(regime_vectors.all_features(connection, WORKSPACE_ID).T)
     scales, _ = regime_vectors.state(connection, WORKSPACE_ID)
     values = SNAPSHOT.to_dict()
@@ -142,26 +131,14 @@ def _print_distances(connection: Connection, request: RecommendRequest, tunes: i
         apart = np.sqrt((((matrix - vector) / divisors) ** 2).sum(axis=1))
         return np.argpartition(apart, 20)[:20]
 
-    bare_ms = median_ms(scan, 20)
-    own_ms = median_ms(lambda: recommend(connection, asked), 20)
-    print(
-        f"{tunes:>9,} tunes: distance {own_ms:.0f} ms, numpy {bare_ms:.0f} ms: {own_ms / bare_ms:.1f} times"
+    return Figure(
+        f"recommend among {tunes:,} tunes, by distance",
+        "ms",
+        times_ms(lambda: recommend(connection, asked), calls),
+        "numpy over a matrix in memory",
+        times_ms(scan, calls),
     )
 
 
-def main() -> None:
-    """Measure each size in a process of its own, because peak memory never falls."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tunes", type=int)
-    arguments = parser.parse_args()
-    if arguments.tunes:
-        measure(arguments.tunes)
-        return
-    for tunes in SIZES:
-        subprocess.run(
-            [sys.executable, "-m", "benchmarks.bench_recommend", "--tunes", str(tunes)], check=True
-        )
-
-
 if __name__ == "__main__":
-    main()
+    show(figures())

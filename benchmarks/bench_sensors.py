@@ -1,22 +1,18 @@
 """Ticks of the sensor completed_tunes: over a backlog, over tunes that lack a regime, with nothing new."""
 
-import argparse
 import logging
 import os
-import statistics
 import time
-import warnings
+from collections.abc import Iterator
 
 import dagster as dg
 
+from benchmarks.figures import Figure, show
 from benchmarks.synthetic import fresh_copy, template
 from kb_pipeline.orchestration.resources import Database
 from kb_pipeline.orchestration.sensors import completed_tunes
 from kb_pipeline.storage.embedded import APP, SUPERUSER
 from kb_pipeline.storage.postgres import connect
-
-warnings.simplefilter("ignore")
-logging.disable(logging.WARNING)
 
 
 def tick(instance: dg.DagsterInstance, cursor: str | None) -> tuple[float, dg.SensorResult]:
@@ -33,8 +29,8 @@ def tick(instance: dg.DagsterInstance, cursor: str | None) -> tuple[float, dg.Se
     return time.perf_counter() - begin, result
 
 
-def measure(tunes: int, *, regimes: bool, ticks: int) -> None:
-    """Print the ticks over as many tunes that wait, with or without the regime they wait for."""
+def ticks_over(tunes: int, *, regimes: bool, repeats: int) -> Iterator[Figure]:
+    """Yield the ticks over as many tunes that wait, with or without the regime they wait for."""
     with (
         template(tunes=tunes) as database,
         fresh_copy(database, role=SUPERUSER) as url,
@@ -46,31 +42,31 @@ def measure(tunes: int, *, regimes: bool, ticks: int) -> None:
                 connection.execute("UPDATE backtest_tune_runs SET metrics_oos = metrics_oos - 'regime'")
                 connection.execute("VACUUM ANALYZE backtest_tune_runs")
             connection.execute("SELECT pg_stat_force_next_flush()")
-        looks = [tick(instance, None) for _ in range(ticks)]
-        seconds, last = statistics.median(it[0] for it in looks), looks[-1][1]
-        requests = len(last.run_requests or ())
-        print(
-            f"{tunes} tunes {'with' if regimes else 'without'} a regime: {seconds:.3f} s, {requests} requests"
-        )
+        looks = [tick(instance, None) for _ in range(repeats)]
+        requests = len(looks[-1][1].run_requests or ())
+        assert requests <= 100, requests
+        what = f"{tunes:,} tunes that wait {'with' if regimes else 'without'} a regime"
+        yield Figure(f"a tick over {what}, {requests} requests", "s", [it[0] for it in looks])
         if not regimes:
             # Counters follow within a second; the tick after that reads no table.
             time.sleep(2)
             cursor = tick(instance, None)[1].cursor
-            again = [tick(instance, cursor) for _ in range(ticks)]
+            again = [tick(instance, cursor) for _ in range(repeats)]
             assert "nothing was written" in str(again[-1][1].skip_reason)
-            print(f"  the tick after it, nothing written: {statistics.median(it[0] for it in again):.3f} s")
+            yield Figure(f"the tick after it over {what}, nothing written", "s", [it[0] for it in again])
 
 
-def main() -> None:
-    """Print every tick."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backlog", type=int, default=100_000)
-    parser.add_argument("--left", type=int, default=5_000)
-    parser.add_argument("--ticks", type=int, default=5)
-    arguments = parser.parse_args()
-    measure(arguments.backlog, regimes=True, ticks=arguments.ticks)
-    measure(arguments.left, regimes=False, ticks=arguments.ticks)
+def figures(backlog: int = 100_000, left: int = 5_000, repeats: int = 5) -> Iterator[Figure]:
+    """Yield every kind of tick."""
+    before = os.environ.get("KB_DATABASE_URL")
+    try:
+        yield from ticks_over(backlog, regimes=True, repeats=repeats)
+        yield from ticks_over(left, regimes=False, repeats=repeats)
+    finally:
+        os.environ.pop("KB_DATABASE_URL", None)
+        os.environ.update({"KB_DATABASE_URL": before} if before else {})
 
 
 if __name__ == "__main__":
-    main()
+    logging.disable(logging.WARNING)
+    show(figures())

@@ -5,16 +5,15 @@ pandas does the least that could be asked for: the regime's best set among those
 other tiers, no baseline, no interval.
 """
 
-import argparse
-import resource
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from psycopg import sql
 
+from benchmarks.figures import Figure, in_turn, peak_megabytes, show
 from benchmarks.synthetic import STATEMENTS, WORKSPACE_ID, fresh_copy, template
 from kb_pipeline.backfills.uplift import UpliftRequest, measure_uplift, report_of
 from kb_pipeline.domain.uplift import Trials
@@ -23,6 +22,9 @@ from kb_pipeline.storage.postgres import connect
 from kb_pipeline.storage.regime_uplift import Named, TuneScores, read_tune_scores
 
 TRIALS = 10
+SHAPES = ((10, 20, 200), (1, 3, 1), (1_000, 30, 50))
+"""Strategies, regimes and symbols of a workspace."""
+
 PANDAS_LOOPED_TUNES = 100
 SYMBOLS_OF_TUNES = (
     "UPDATE backtest_runs AS run"
@@ -86,33 +88,32 @@ def pandas_one_by_one(frame: pd.DataFrame, tunes: int) -> None:
         frame[like & (frame["tune"] != number)].groupby("set")["score"].mean().idxmax()
 
 
-def seconds(act: Callable[[], object], runs: int) -> float:
-    """Return the median time of a call."""
-    times = []
-    for _ in range(runs):
-        begin = time.perf_counter()
-        act()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+def seconds(act: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    begin = time.perf_counter()
+    act()
+    return time.perf_counter() - begin
 
 
-def from_arrays(tunes: int, runs: int) -> None:
-    """Print what computing takes for a few shapes of workspace, and what pandas takes for the first."""
-    for strategies, regimes, symbols in ((10, 20, 200), (1, 3, 1), (1_000, 30, 50)):
+def from_arrays(tunes: int, repeats: int) -> Iterator[Figure]:
+    """Yield what computing takes for a few shapes of workspace, and what pandas takes for the first."""
+    for strategies, regimes, symbols in SHAPES:
         scores = made_scores(tunes, strategies=strategies, regimes=regimes, symbols=symbols)
-        ours = seconds(lambda scores=scores: report_of(scores), runs)  # type: ignore[misc]
-        print(f"{strategies} strategies, {regimes} regimes, {symbols} symbols: computed in {ours:.1f} s")
-        if strategies == 10:
-            frame = pandas_frame(scores)
-            at_once = seconds(lambda frame=frame: pandas_at_once(frame), runs)  # type: ignore[misc]
-            looped = seconds(lambda frame=frame: pandas_one_by_one(frame, PANDAS_LOOPED_TUNES), 1)  # type: ignore[misc]
-            print(f"  pandas, one tier alone: {at_once:.2f} s, one part in {ours / at_once:.0f} of that")
-            whole = looped * tunes / PANDAS_LOOPED_TUNES
-            print(f"  pandas, tune by tune: {whole:,.0f} s at the pace of {PANDAS_LOOPED_TUNES} tunes")
+        what = f"uplift of {tunes:,} tunes, {strategies:,} strategies, {regimes} regimes, {symbols} symbols"
+        ours = partial(seconds, partial(report_of, scores))
+        if (strategies, regimes, symbols) != SHAPES[0]:
+            yield Figure(what, "s", in_turn(repeats, ours)[0])
+            continue
+        frame = pandas_frame(scores)
+        own, at_once = in_turn(repeats, ours, partial(seconds, partial(pandas_at_once, frame)))
+        yield Figure(what, "s", own, "pandas, one tier alone", at_once)
+        looped = seconds(partial(pandas_one_by_one, frame, PANDAS_LOOPED_TUNES)) * tunes / PANDAS_LOOPED_TUNES
+        beside = f"pandas, tune by tune, at the pace of {PANDAS_LOOPED_TUNES}"
+        yield Figure(what, "s", own, beside, [looped])
 
 
-def from_postgres(tunes: int, runs: int) -> None:
-    """Print what reading alone and all of a measurement take."""
+def from_postgres(tunes: int, repeats: int) -> Iterator[Figure]:
+    """Yield what reading alone and all of a measurement take."""
     with (
         template(tunes=tunes) as database,
         fresh_copy(database, role=SUPERUSER) as url,
@@ -122,23 +123,23 @@ def from_postgres(tunes: int, runs: int) -> None:
         admin.execute(sql.SQL(STATEMENTS["bare_attribution"]), {"workspace_id": WORKSPACE_ID})
         admin.execute(SYMBOLS_OF_TUNES)
         admin.execute("VACUUM ANALYZE")
-        with connection.working_in(WORKSPACE_ID):
-            reading = seconds(lambda: read_tune_scores(connection, WORKSPACE_ID), runs)
         request = UpliftRequest(workspace_id=WORKSPACE_ID)
-        whole = seconds(lambda: measure_uplift(connection, request, dry_run=False), runs)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"from Postgres: read in {reading:.1f} s, all in {whole:.1f} s, peak memory {peak:,.0f} MB")
+        with connection.working_in(WORKSPACE_ID):
+            reading, whole = in_turn(
+                repeats,
+                partial(seconds, lambda: read_tune_scores(connection, WORKSPACE_ID)),
+                partial(seconds, lambda: measure_uplift(connection, request, dry_run=False)),
+            )
+    yield Figure(f"uplift of {tunes:,} tunes of ten trials, read, computed and written", "s", whole)
+    yield Figure("of this, reading", "s", reading)
+    yield Figure("peak memory", "MB", [peak_megabytes()])
 
 
-def main() -> None:
-    """Print the times."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tunes", type=int, default=100_000)
-    parser.add_argument("--runs", type=int, default=3)
-    arguments = parser.parse_args()
-    from_postgres(arguments.tunes, arguments.runs)
-    from_arrays(arguments.tunes, arguments.runs)
+def figures(tunes: int = 100_000, repeats: int = 3) -> Iterator[Figure]:
+    """Yield the times from Postgres, then from arrays."""
+    yield from from_postgres(tunes, repeats)
+    yield from from_arrays(tunes, repeats)
 
 
 if __name__ == "__main__":
-    main()
+    show(figures())

@@ -13,7 +13,10 @@ from pathlib import Path
 
 from benchmarks.figures import Figure, as_json, machine, markdown, show
 
-NAMES = ("features", "ohlcv", "landing", "candidacy", "attribution", "flat")
+NAMES = (
+    *("features", "ohlcv", "landing", "candidacy", "attribution", "flat"),
+    *("uplift", "recommend", "sensors"),
+)
 
 
 def _one(name: str, into: Path) -> None:
