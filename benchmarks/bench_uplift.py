@@ -78,7 +78,7 @@ def pandas_at_once(frame: pd.DataFrame) -> None:
     """Leave one out by taking each score off its group's sum."""
     groups = frame.groupby(["strategy", "regime", "set"])["score"]
     others = (groups.transform("sum") - frame["score"]) / (groups.transform("count") - 1)
-    frame.loc[others.groupby(frame["tune"]).idxmax(), ["tune", "score"]]
+    frame.loc[others.dropna().groupby(frame["tune"]).idxmax(), ["tune", "score"]]
 
 
 def pandas_one_by_one(frame: pd.DataFrame, tunes: int) -> None:

@@ -30,7 +30,7 @@ SMALL: Mapping[Any, Mapping[str, Any]] = {
     bench_candidacy: {"rows": 300, "looped_rows": 200, "repeats": 1},
     bench_attribution: {"tunes": 30, "repeats": 1},
     bench_flat: {"sizes": (200,), "repeats": 1},
-    bench_uplift: {"tunes": 4_000, "repeats": 1},
+    bench_uplift: {"tunes": 300, "repeats": 1},
     bench_recommend: {"sizes": (3_000,), "calls": 2},
     bench_sensors: {"backlog": 30, "left": 20, "repeats": 1},
 }
