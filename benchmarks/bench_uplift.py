@@ -85,7 +85,9 @@ def pandas_one_by_one(frame: pd.DataFrame, tunes: int) -> None:
     """Leave one out as it is said: for each tune, group the others."""
     for number, own in frame[frame["tune"] < tunes].groupby("tune"):
         like = (frame["strategy"] == own["strategy"].iloc[0]) & (frame["regime"] == own["regime"].iloc[0])
-        frame[like & (frame["tune"] != number)].groupby("set")["score"].mean().idxmax()
+        others = frame[like & (frame["tune"] != number)]
+        if not others.empty:
+            others.groupby("set")["score"].mean().idxmax()
 
 
 def seconds(act: Callable[[], object]) -> float:

@@ -237,7 +237,9 @@ def test_without_either_guard_the_same_commands_reach_the_others(
 def test_a_session_that_names_no_workspace_sees_an_error_and_not_an_empty_table(
     world: World, connection: Connection
 ) -> None:
-    tables = [row for row in connection.execute(_OF_A_WORKSPACE) if row != ("kb_trial_index",)]  # not granted
+    # The first is not granted; plans of a run on many machines are of several workspaces and hold no results.
+    open_to_all = {("kb_trial_index",), ("kb_backfill_parts",)}
+    tables = [row for row in connection.execute(_OF_A_WORKSPACE) if row not in open_to_all]
     assert len(tables) == 16
     with connect() as app:
         for (table,) in tables:
