@@ -221,8 +221,10 @@ def _all_bytes(path: Path, reader: io.RawIOBase | gzip.GzipFile, size: int, limi
     data = bytearray(size + 1)
     end = start = 0
     while True:
-        with memoryview(data) as room:
-            count = reader.readinto(room[end : end + _CHUNK_BYTES])
+        # Both views are given up by name: a profiler that looks at this frame (a Dask worker has one) may
+        # keep what is only dropped, and memory that is looked at cannot change its size.
+        with memoryview(data) as room, room[end : end + _CHUNK_BYTES] as part:
+            count = reader.readinto(part)
         if not count:
             break
         end += count
