@@ -60,6 +60,8 @@ def main() -> None:
             (workspace_id,) = connection.execute("SELECT id::text FROM workspaces").fetchone() or ("",)
         environment = environment_of(url, prices, home)
         scope = ["--workspace-id", workspace_id]
+        config = Path(directory) / "candidacy.yaml"
+        config.write_text("ops: {candidacy: {config: {workspaces: [w1]}}}")
         file = str(prices / "ohlcv" / "S0001_1d.csv")
         regime = [program, "backfill-regime", *scope, "--ohlcv-file", file, "--symbol", "S0001"]
         commands = {
@@ -77,7 +79,7 @@ def main() -> None:
             ],
             "dagster job execute backfill_candidacy": [
                 *(dagster, "job", "execute", "-m", "kb_pipeline.definitions", "-j", "backfill_candidacy"),
-                *("--config-json", '{"ops": {"candidacy": {"config": {"workspaces": ["w1"]}}}}'),
+                *("-c", str(config)),
             ],
         }
         print(f"{'command':42} {'seconds: median (low to high)':32} peak memory")
