@@ -220,7 +220,8 @@ def environment_of(url: str, dagster_url: str, home: Path, **more: str) -> dict[
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("KB_", "DAGSTER"))}
     return kept | {
         "KB_HOME": str(home),
-        "KB_DATABASE_URL": url,
+        # Databases are made and compared by the superuser; the work is done as it is everywhere.
+        "KB_DATABASE_URL": url.replace(f"//{embedded.SUPERUSER}@", f"//{embedded.APP}@"),
         "KB_DAGSTER_DATABASE_URL": dagster_url.replace("postgresql", "postgresql+psycopg2", 1),
         "DAGSTER_HOME": str(home),
         "PYTHONPATH": str(ROOT),
@@ -294,7 +295,7 @@ def main() -> int:
     home = Path(tempfile.mkdtemp(prefix="kbm", dir="/tmp"))
     kind = namespaces if has_namespaces() else loopback
     try:
-        server = embedded.start(home)
+        server = embedded.start(home, role=embedded.SUPERUSER)
         with kind(3) as hosts:
             sys.stdout.write(f"Three hosts, by {kind.__name__}: {', '.join(it.address for it in hosts)}\n")
             show(server, hosts, home, arguments.part_rows)

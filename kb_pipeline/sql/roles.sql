@@ -80,6 +80,7 @@ BEGIN
             ('kb_regime_vectors', 'SELECT, INSERT, UPDATE, DELETE'),
             ('kb_regime_scales', 'SELECT, INSERT, UPDATE'),
             ('kb_drift_evaluations', 'SELECT, INSERT, UPDATE'), ('kb_drift_events', 'SELECT, INSERT, UPDATE'),
+            ('kb_backfill_parts', 'SELECT, INSERT, UPDATE, DELETE'),
             ('kb_adopted_tables', 'SELECT'), ('_yoyo_migration', 'SELECT'))
             AS grants (name, privileges)
          WHERE to_regclass(name) IS NOT NULL
