@@ -81,7 +81,9 @@ def environment_of(url: str, root: Path, home: Path) -> dict[str, str]:
     return kept | {
         "PYTHONPATH": str(ROOT),
         "KB_DATA_ROOT": str(root),
-        "KB_DATABASE_URL": url,
+        # The work is kb_app's, under row-level security; the tables are made already.
+        "KB_DATABASE_URL": url.replace(f"//{embedded.SUPERUSER}@", f"//{embedded.APP}@"),
+        "KB_OWNER_DATABASE_URL": url,
         "KB_DAGSTER_DATABASE_URL": instance.replace("postgresql", "postgresql+psycopg2", 1),
         "DAGSTER_HOME": str(home),
         "DAGSTER_EVENT_BATCH_SIZE": "1000",

@@ -7,9 +7,11 @@ recorded. Mistakes that a repetition cannot mend are not retried.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
+from uuid import uuid4
 
 import dagster as dg
 import psycopg
+from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
 
 from kb_pipeline.errors import AlreadyRunningError, ConflictsRemainError, DatabaseError, KbPipelineError
 from kb_pipeline.orchestration.metadata import Metadata, table
@@ -123,6 +125,16 @@ def named_failures(context: Context) -> Iterator[None]:
 
 
 def record(context: Context, step: Step, done: Mapping[str, Metadata]) -> None:
-    """Tell Dagster of partitions that are done."""
-    for key, metadata in done.items():
-        context.log_event(dg.AssetMaterialization(step.asset, partition=key, metadata=metadata))
+    """Tell Dagster of partitions that are done, in one write as it does for an asset's own.
+
+    As log_event does it, which writes them one by one.
+    """
+    op = context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context
+    batch, last = str(uuid4()), len(done) - 1
+    for number, (key, metadata) in enumerate(done.items()):
+        told = DagsterEvent.asset_materialization(
+            op.get_step_execution_context(),
+            dg.AssetMaterialization(step.asset, partition=key, metadata=metadata),
+            DagsterEventBatchMetadata(batch, is_end=number == last),
+        )
+        op._events.append(told)

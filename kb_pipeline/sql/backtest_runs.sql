@@ -80,7 +80,9 @@ SELECT run.id::text,
    AND run.run_kind = 'test_variant'
    AND run.status IN ('completed', 'success')
    AND (run.regime_oos IS NULL OR run.regime_oos = 'null')
-   AND (%(symbol)s::text IS NULL OR upper(run.dataset_meta ->> 'symbol') = upper(%(symbol)s::text))
+   AND (%(symbol)s::text IS NULL
+        OR kb_run_symbol(run.dataset_meta) = upper(%(symbol)s::text)::name -- the index; it cuts long names
+       AND upper(run.dataset_meta ->> 'symbol') = upper(%(symbol)s::text))
    AND run.created_at >= %(since)s::timestamptz
    AND (run.created_at, run.id) > (%(after_created_at)s::timestamptz, %(after_id)s::uuid)
    AND (run.created_at, run.id) <= (%(until_created_at)s::timestamptz, %(until_id)s::uuid)
@@ -96,6 +98,7 @@ SELECT numbered.created_at::text, numbered.id::text
            AND run.run_kind = 'test_variant'
            AND run.status IN ('completed', 'success')
            AND (run.regime_oos IS NULL OR run.regime_oos = 'null')
+           AND kb_run_symbol(run.dataset_meta) = upper(%(symbol)s::text)::name
            AND upper(run.dataset_meta ->> 'symbol') = upper(%(symbol)s::text)
            AND run.created_at >= %(since)s::timestamptz) AS numbered
  WHERE numbered.place %% %(rows)s = 0

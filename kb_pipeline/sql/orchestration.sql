@@ -44,6 +44,7 @@ SELECT window_start, window_end, tags
           FROM backtest_runs AS run
          WHERE run.workspace_id = %(workspace_id)s
            AND run.run_kind = 'test_variant'
+           AND kb_run_symbol(run.dataset_meta) = %(symbol)s::name -- the index; it cuts long names
            AND upper(run.dataset_meta ->> 'symbol') = %(symbol)s
            AND jsonb_typeof(run.regime_oos) = 'object'
            AND run.regime_oos ->> 'ts_start' <> ''

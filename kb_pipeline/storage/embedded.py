@@ -146,6 +146,12 @@ def stop(home: Path | None = None) -> bool:
     return True
 
 
+def superuser_url(host: str | None, database: str) -> str | None:
+    """Return the URL of a database for the superuser where its host is a server of ours, else None."""
+    data = Path(host or "/")
+    return _url(data, SUPERUSER, database) if (data / _ROLES_MADE).exists() else None
+
+
 def _stop(data: Path, mode: str) -> None:
     command = ("-D", _HERE, "-w", "-t", str(EMBEDDED_STOP_TIMEOUT_S), "-m", mode, "stop")
     _run("pg_ctl", *command, inside=data)

@@ -16,6 +16,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from kb_pipeline.errors import MigrationError
 from kb_pipeline.rules import LOCK_TIMEOUT_MS, MIGRATION_LOCK_WAIT_S
 from kb_pipeline.sql import statement
+from kb_pipeline.storage.embedded import superuser_url
 from kb_pipeline.storage.events import Event, tell
 from kb_pipeline.storage.paths import migrations_directory
 from kb_pipeline.storage.postgres import Connection, connect, set_session
@@ -72,8 +73,11 @@ def migrate(url: str) -> MigrationReport:
                 for file in due:
                     _apply(backend, file, connection)
                     tell(Event.MIGRATION_APPLIED, name=file.id, database=target.place)
-        for name in ("roles.make_app", "roles.grant_to_app"):
+        for name in ("roles.make_app", "roles.grant_to_app", "roles.trust_functions"):
             connection.execute(statement(name))
+    if superuser := superuser_url(target.host, target.database):
+        with connect(superuser, application_name=_APPLICATION_NAME) as connection:
+            connection.execute(statement("roles.trust_functions"))
     return MigrationReport([file.id for file in due], already=len(files) - len(due))
 
 
