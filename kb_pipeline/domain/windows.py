@@ -73,10 +73,9 @@ def _out_of_sample(meta: Mapping[str, Any], params: Mapping[str, Any], zone: Zon
     if named is not None:
         return named
     whole = _window(meta.get("date_min"), meta.get("date_max"), zone)
-    ratio = _oos_ratio(meta, params)
-    if whole is None or ratio is None:
-        return whole
-    return TimeWindow(whole.start_ns, whole.end_ns, ratio)
+    if whole is None:  # a share of no range is no window, and none that cannot be read
+        return None
+    return TimeWindow(whole.start_ns, whole.end_ns, _oos_ratio(meta, params))
 
 
 def _in_sample(

@@ -82,6 +82,7 @@ def test_a_share_outside_zero_to_one_half_is_no_split(ratio: float) -> None:
         {},
         {"ref": "abc", "bar_count": 100},
         {"oos_ratio": 0.3},
+        {"oos_ratio": "a third"},
         {"started_at": "2021-01-01", "completed_at": "2021-01-02"},
         {"oos_start": None, "oos_end": None},
     ],
