@@ -25,7 +25,7 @@ from kb_pipeline_tests.faults.worker import Calls, Plan, count_calls
 RUN_KEY = "dagster/run_key"
 
 # Where there is no power loss but a kill a moment ago, a run without a session is lost at once.
-sensor_decisions.SILENCE_SECONDS = -1
+sensor_decisions.SILENCE_SECONDS = sensor_decisions.START_SECONDS = -1
 
 JOB = build_definitions().resolve_implicit_global_asset_job_def()
 LOADED = (matplotlib.figure, matplotlib.backends.backend_svg)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -17,7 +18,8 @@ import pytest
 
 from kb_pipeline.backfills.attribution import AttributionRequest, backfill_attribution
 from kb_pipeline.errors import BadArgumentError
-from kb_pipeline.orchestration import sensor_decisions
+from kb_pipeline.orchestration import sensor_decisions, sensors
+from kb_pipeline.orchestration.executor import seen_alive
 from kb_pipeline.orchestration.resources import Database, Prices
 from kb_pipeline.orchestration.sensors import (
     DIGEST_TAG,
@@ -27,6 +29,7 @@ from kb_pipeline.orchestration.sensors import (
     new_ohlcv_files,
     new_partitions,
 )
+from kb_pipeline.storage.activity import is_living, living_runs
 from kb_pipeline.storage.alerts import send_alert
 from kb_pipeline.storage.ohlcv_files import read_ohlcv_file
 from kb_pipeline.storage.orchestration import due_tunes
@@ -101,6 +104,39 @@ def test_a_run_in_flight_is_not_joined_by_a_second_and_a_failed_one_is_repeated(
         f"quant:{first.tags[DIGEST_TAG]}:2",
     )
     assert first.tags[SENSOR_TAG] == "completed_tunes"
+
+
+@pytest.mark.parametrize("left", ["STARTED", "STARTING", "NOT_STARTED"])
+def test_after_a_power_loss_every_tune_is_attributed_within_two_intervals(
+    connection: Connection,
+    workspace: Workspace,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    left: str,
+) -> None:
+    add_trial(connection, workspace, add_tune(connection, workspace), sharpe=1.0)
+    (request,) = _tick(completed_tunes, instance, database=Database()).run_requests or ()
+    run = instance.create_run_for_job(
+        dg.job(name="check_regime_drift")(lambda: None),
+        tags=dict(request.tags),
+        status=dg.DagsterRunStatus[left],
+    )
+    instance.report_engine_event("the last word before the power was lost", run)
+    lost = time.time()
+
+    def ticked(seconds_later: float) -> dg.SensorResult:
+        monkeypatch.setattr(sensors, "time", SimpleNamespace(time=lambda: lost + seconds_later))
+        return _tick(completed_tunes, instance, database=Database())
+
+    with Database().session("begun", run.run_id):
+        assert "in flight: quant" in str(ticked(3_600).skip_reason), "it lives"
+    # Back at once, which is the worst: nobody can yet know that the run is gone.
+    assert "in flight: quant" in str(ticked(1).skip_reason)
+    interval = completed_tunes.minimum_interval_seconds
+    assert interval == 30
+    again = [it for number in (1, 2) for it in ticked(1 + number * interval).run_requests or ()]
+    assert [it.run_key for it in again][:1] == [request.run_key.removesuffix("1") + "2"]
+    assert instance.get_runs()[0].status == dg.DagsterRunStatus.FAILURE
 
 
 def test_work_that_failed_five_times_is_left_to_a_person_and_named(
@@ -233,6 +269,32 @@ def test_a_run_whose_process_is_gone_is_ended_and_a_living_or_foreign_one_is_not
     with Database().session("drift", ours.run_id):
         assert statuses() == (started, started)
     assert statuses() == (dg.DagsterRunStatus.FAILURE, started)
+
+
+ALIVE_BETWEEN_STEPS: list[bool] = []
+
+
+def _job_that_looks() -> dg.JobDefinition:
+    @dg.op
+    def look(context: dg.OpExecutionContext) -> None:
+        with connect() as connection:
+            ALIVE_BETWEEN_STEPS.append(is_living(context.run.run_id, living_runs(connection)))
+
+    @dg.job(executor_def=seen_alive(dg.in_process_executor, Database()))
+    def looks() -> None:
+        look()
+
+    return looks
+
+
+def test_a_run_is_seen_to_live_also_while_none_of_its_steps_works(
+    connection: Connection, instance: dg.DagsterInstance
+) -> None:
+    ALIVE_BETWEEN_STEPS.clear()
+    with dg.execute_job(dg.reconstructable(_job_that_looks), instance=instance) as done:
+        assert done.success
+    assert ALIVE_BETWEEN_STEPS == [True]
+    assert living_runs(connection) == set(), "and no longer"
 
 
 def test_workspaces_and_symbols_become_partitions_and_the_tables_are_observed_once(
