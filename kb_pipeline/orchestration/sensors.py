@@ -19,7 +19,7 @@ from kb_pipeline.orchestration.assets import (
 )
 from kb_pipeline.orchestration.drift import check_regime_drift
 from kb_pipeline.orchestration.jobs import JOB_NAMES
-from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES, partition_changes
+from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES, is_usable_key, partition_changes
 from kb_pipeline.orchestration.resources import Database, Prices
 from kb_pipeline.orchestration.sensor_decisions import (
     Due,
@@ -95,8 +95,11 @@ def completed_tunes(context: dg.SensorEvaluationContext, database: DatabaseParam
         living = activity.living_runs(connection)
     # Not left to lost_runs, whose next look may be half a minute away.
     _end_lost(context.instance, {SENSOR_TAG: context.sensor_name}, living)
-    plan = _plan(context.instance, context.sensor_name, found)
+    named = [work for work in found if is_usable_key(work.target)]
+    plan = _plan(context.instance, context.sensor_name, named)
     says = f"found {sum(work.amount for work in found)} tunes; {plan}"
+    if len(named) < len(found):
+        says += f"; {len(found) - len(named)} workspaces have a slug that can be no partition"
     _say(context, "completed_tunes", says)
     if not plan.launch:
         settled = json.dumps(Look(written, time.time())) if written and not plan.in_flight else ""
@@ -127,7 +130,7 @@ def new_partitions(
     """Keep the partitions in step with workspaces and price files; observe the platform's tables."""
     requests, says = _partition_requests(context.instance, database, prices)
     with database.session("new_partitions") as connection:
-        tables = orchestration.platform_tables(connection)
+        tables = [it for it in orchestration.platform_tables(connection) if is_usable_key(it.slug)]
     before = json.loads(context.cursor or "{}")
     now = {it.slug: list(it[1:]) for it in tables}
     changed = [it for it in tables if before.get(it.slug) != now[it.slug]]

@@ -35,7 +35,7 @@ from kb_pipeline.storage.ohlcv_files import read_ohlcv_file
 from kb_pipeline.storage.orchestration import due_tunes
 from kb_pipeline.storage.postgres import Connection, connect
 from kb_pipeline.storage.price_files import list_price_files, normalised_from, write_normalised
-from kb_pipeline_tests.builders import add_run, add_trial, add_tune, write_daily_bars
+from kb_pipeline_tests.builders import add_run, add_trial, add_tune, add_workspace, write_daily_bars
 from kb_pipeline_tests.conftest import Workspace
 
 
@@ -104,6 +104,26 @@ def test_a_run_in_flight_is_not_joined_by_a_second_and_a_failed_one_is_repeated(
         f"quant:{first.tags[DIGEST_TAG]}:2",
     )
     assert first.tags[SENSOR_TAG] == "completed_tunes"
+
+
+def test_a_workspace_whose_name_can_be_no_partition_holds_up_no_other(
+    connection: Connection, workspace: Workspace, instance: dg.DagsterInstance, prices: Prices
+) -> None:
+    for slug in ("quant", "a|b", "a...b", "a\nb", "a\x07b", " "):
+        of = workspace if slug == "quant" else add_workspace(connection, slug)
+        add_trial(connection, of, add_tune(connection, of), sharpe=1.0)
+    context = dg.build_sensor_context(
+        instance=instance, sensor_name="completed_tunes", resources={"database": Database(), "prices": prices}
+    )
+    tunes, partitions = completed_tunes(context), new_partitions(context)
+    assert isinstance(tunes, dg.SensorResult)
+    assert isinstance(partitions, dg.SensorResult)
+    assert [it.partition_key for it in tunes.run_requests or ()] == ["quant"]
+    for found in (tunes, partitions):
+        (added,) = [it.partition_keys for it in found.dynamic_partitions_requests or ()]
+        assert list(added) == ["quant"]
+    assert {it.partition for it in partitions.asset_events} == {"quant"}
+    assert "5 refused" in str(partitions.skip_reason)
 
 
 @pytest.mark.parametrize("left", ["STARTED", "STARTING", "NOT_STARTED"])
