@@ -56,7 +56,7 @@ SELECT window_start, window_end, tags
 -- completed, and their best trial has a regime; or it has none, and what they were attributed before is
 -- to be withdrawn. The digest names exactly this work.
 SELECT count(*),
-       md5(string_agg(concat_ws(' ', due.id, due.completed_at), ',' ORDER BY due.id))
+       md5(string_agg(concat_ws(' ', due.id, due.completed_at), ',' ORDER BY due.created_at, due.id))
   FROM backtest_tunes AS due
   LEFT JOIN LATERAL (
        SELECT trial.run_id, trial.metrics_oos

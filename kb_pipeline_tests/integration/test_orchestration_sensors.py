@@ -224,53 +224,6 @@ def test_two_hundred_tunes_of_eight_writers_are_attributed_each_once(
     assert connection.execute(written).fetchone() == (200,)
 
 
-def test_a_tick_reads_no_tune_that_was_left_until_something_is_written(
-    connection: Connection, workspace: Workspace, instance: dg.DagsterInstance
-) -> None:
-    run_ids = [
-        add_trial(connection, workspace, add_tune(connection, workspace), sharpe=1.0, regime=None)
-        for _ in range(3)
-    ]
-    connection.execute(
-        "INSERT INTO backtest_tunes"
-        " (workspace_id, strategy_entity_id, search_type, n_trials, param_space, status)"
-        " SELECT %s, %s, 'grid', 1, '{}', 'completed' FROM generate_series(1, 5000)",
-        [workspace.id, workspace.strategy_id],
-    )
-    _count_now(connection)
-    first = _tick(completed_tunes, instance, database=Database())
-    assert "found 0 tunes" in str(first.skip_reason)
-    assert _rows_read(connection) >= 5000
-    before = _rows_read(connection)
-    second = _tick(completed_tunes, instance, first.cursor, database=Database())
-    assert "nothing was written" in str(second.skip_reason)
-    assert _rows_read(connection) == before
-    snapshot = '{"schema_version": "regime_v1_1", "regime_tags": ["flat"]}'
-    connection.execute("UPDATE backtest_runs SET regime_oos = %s WHERE id = %s", [snapshot, run_ids[1]])
-    _count_now(connection)
-    third = _tick(completed_tunes, instance, second.cursor, database=Database())
-    assert len(third.run_requests or ()) == 1
-    # What was requested is looked after until it is done, whether or not anything is written.
-    assert third.cursor == ""
-
-
-def _count_now(connection: Connection) -> None:
-    """Let Postgres count what this session wrote now, and not within the next seconds."""
-    connection.execute("SELECT pg_stat_force_next_flush()")
-    connection.execute("SELECT 1")
-
-
-def _rows_read(connection: Connection) -> int:
-    """How many rows of tunes and trials were ever read; a session's own are counted when it has ended."""
-    time.sleep(0.5)
-    row = connection.execute(
-        "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0) + coalesce(idx_scan, 0))"
-        " FROM pg_stat_user_tables WHERE relname LIKE 'backtest_tune%'"
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
 def test_a_run_whose_process_is_gone_is_ended_and_a_living_or_foreign_one_is_not(
     connection: Connection, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
