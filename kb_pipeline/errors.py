@@ -4,6 +4,7 @@ A message says where, what was found, what was needed and what to do next. A row
 read is never an error: it is counted with a reason and the backfill goes on.
 """
 
+from kb_pipeline.plain_text import printable_lines
 from kb_pipeline.rules import MAX_FILE_ERRORS_LISTED, ExitCode
 
 
@@ -11,6 +12,10 @@ class KbPipelineError(Exception):
     """Root of the tree. Shown to a person as one message, without a traceback."""
 
     exit_code: int = ExitCode.FAILURE
+
+    def __str__(self) -> str:
+        # Messages quote rows, files and what the database said; they end on terminals and in logs.
+        return printable_lines(super().__str__())
 
 
 class BadArgumentError(KbPipelineError):

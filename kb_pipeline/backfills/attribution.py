@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 
 from kb_pipeline.backfills.engine import Decisions, Page, Watch, run_backfill
-from kb_pipeline.backfills.report import BackfillReport
+from kb_pipeline.backfills.report import BackfillReport, Tally
 from kb_pipeline.domain.attribution import ParameterScores, RegimeIdentity, regime_identity
 from kb_pipeline.rules import ATTRIBUTION_LIMIT_ROWS, BATCH_SIZE_ROWS, BackfillKind, SkipReason
-from kb_pipeline.storage import backtest_tunes
+from kb_pipeline.storage import backtest_tunes, session
 from kb_pipeline.storage.backfill_runs import Span
 from kb_pipeline.storage.postgres import Connection
 
@@ -41,8 +42,15 @@ def backfill_attribution(
         AlreadyRunningError: Another process is at it.
         ConservationError: The counts do not add up.
     """
+    work = _AttributionWork(request)
     tally = run_backfill(
-        connection, request, _AttributionWork(request), dry_run=dry_run, watch=watch, part=request.part
+        connection,
+        request,
+        work,
+        dry_run=dry_run,
+        watch=watch,
+        conclude=lambda tally: work.withdraw(connection, tally, watch or Watch(), dry_run=dry_run),
+        part=request.part,
     )
     return BackfillReport.of(
         tally,
@@ -60,6 +68,8 @@ class _AttributionWork:
     def __init__(self, request: AttributionRequest) -> None:
         self._request = request
         self._scores: dict[str, ParameterScores] = {}
+        self._outlived: dict[str, str] = {}
+        """Tunes attributed by an earlier completion that have no regime by this one, and their versions."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -83,7 +93,7 @@ class _AttributionWork:
         """Name the regime of each tune's best trial, or why there is none."""
         if not page.ids:
             return Decisions(())
-        _, strategy_ids, completed, run_ids, _, _, snapshot_types, versions, tags, _, *trials = page.columns
+        _, strategy, completed, run_ids, _, _, snapshot_types, versions, tags, _, had, *trials = page.columns
         regimes = [
             _regime(*row) for row in zip(completed, run_ids, snapshot_types, versions, tags, strict=True)
         ]
@@ -93,9 +103,12 @@ class _AttributionWork:
             else (regime if isinstance(regime, SkipReason) else SkipReason.INVALID_REGIME)
             for regime in regimes
         ]
+        for row, reason in enumerate(outcomes):
+            if reason and had[row]:
+                self._outlived[page.ids[row]] = page.versions[row]
         return Decisions(
             outcomes,
-            payload=(regimes, self._baselines(page.ids, strategy_ids, *trials)),
+            payload=(regimes, self._baselines(page.ids, strategy, *trials)),
             describe=lambda row: str(regimes[row]) if outcomes[row] == SkipReason.INVALID_REGIME else "",
         )
 
@@ -116,6 +129,23 @@ class _AttributionWork:
                 "timeframes": [timeframes[row] for row in rows],
             },
         )
+
+    def withdraw(self, connection: Connection, tally: Tally, watch: Watch, *, dry_run: bool) -> None:
+        """Take back what tunes were attributed by a completion that is not their last, or count them."""
+        if dry_run and self._outlived:
+            tally.notices["withdrawn"] = len(self._outlived)
+        outlived = [] if dry_run else list(self._outlived.items())
+        size = self._request.batch_size
+        for begin in range(0, len(outlived), size):
+            tally.interrupted = watch.stop()
+            if tally.interrupted:
+                return
+            batch = dict(outlived[begin : begin + size])
+            tally.notices["withdrawn"] += session.done_in_the_end(
+                connection,
+                partial(backtest_tunes.withdraw_attributions, connection, self._request.workspace_id, batch),
+                f"{len(batch)} tunes that completed again without a regime keep their old one",
+            )
 
     def _baselines(
         self,

@@ -94,7 +94,7 @@ class Work(Protocol):
         """Return the next rows of a span that wait for this backfill."""
 
     def decide(self, page: Page) -> Decisions:
-        """Return what to do with each row. Pure: reads nothing but the page."""
+        """Return what to do with each row. Reads nothing but the page, and may remember for `conclude`."""
 
     def write(self, connection: Connection, page: Page, rows: Sequence[int]) -> set[str]:
         """Write the given rows of a page, guarded; return the ids that were changed."""

@@ -11,6 +11,7 @@ from kb_pipeline.domain.regime import RegimeSnapshot
 from kb_pipeline.domain.regime_key import compute_regime_key
 from kb_pipeline.domain.tags import explain_tags
 from kb_pipeline.errors import BadArgumentError, KbPipelineError
+from kb_pipeline.plain_text import printable
 from kb_pipeline.rules import BACKFILL_RUN_KIND, COMPLETED_RUN_STATUSES, GateReason, KbStatus
 from kb_pipeline.storage import backtest_runs
 from kb_pipeline.storage.postgres import Connection
@@ -44,7 +45,7 @@ class RunExplanation:
             "Regime out of sample": self.regime,
         }
         lines = [line for title, facts in sections.items() for line in (title, *_fact_lines(facts), "")]
-        changes = [" ".join(str(part) for part in entry.values() if part) for entry in self.history]
+        changes = [printable(" ".join(str(it) for it in entry.values() if it)) for entry in self.history]
         return "\n".join(
             [*lines, "Audited changes, newest first", *(f"  {it}" for it in changes or ["none"])]
         )
@@ -118,4 +119,5 @@ def _regime(text: str | None) -> dict[str, Any]:
 
 def _fact_lines(facts: dict[str, Any]) -> list[str]:
     width = max(len(name) for name in facts) + 2
-    return [f"  {name:<{width}}{'absent' if value is None else value}" for name, value in facts.items()]
+    shown = {name: "absent" if value is None else printable(str(value)) for name, value in facts.items()}
+    return [f"  {name:<{width}}{value}" for name, value in shown.items()]

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from kb_pipeline.errors import ConservationError
+from kb_pipeline.plain_text import printable
 from kb_pipeline.rules import LISTED_ROWS_PER_REASON, BackfillKind, ExitCode
 
 _WIDE_RULE: Final = "=" * 50
@@ -156,7 +157,7 @@ class BackfillReport:
         return "\n".join(
             line
             for reason, count in self.skipped.items()
-            for line in (f"{reason} ({count}):", *(f"  {row}" for row in self.examples[reason]))
+            for line in (f"{reason} ({count}):", *(f"  {printable(row)}" for row in self.examples[reason]))
         )
 
     def to_text(self) -> str:
@@ -172,7 +173,7 @@ class BackfillReport:
 
 
 def _labelled(label: str, value: object) -> str:
-    return f"{label + ':':<{_LABEL_WIDTH}}{value}"
+    return f"{label + ':':<{_LABEL_WIDTH}}{printable(str(value))}"
 
 
 def _updated(report: BackfillReport) -> str:

@@ -3,23 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from kb_pipeline.backfills.engine import Decisions, Page, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport, Tally
 from kb_pipeline.domain.trials import SOURCE_COLUMNS, trial_of
-from kb_pipeline.errors import ConflictsRemainError
 from kb_pipeline.rules import (
     BATCH_SIZE_ROWS,
-    MAX_TRANSACTION_ATTEMPTS,
     TRIALS_LIMIT_ROWS,
     BackfillKind,
     SkipReason,
 )
 from kb_pipeline.storage import kb_trials, session
 from kb_pipeline.storage.backfill_runs import Span
-from kb_pipeline.storage.backtest_runs import Rows
 from kb_pipeline.storage.postgres import Connection
 
 
@@ -76,22 +74,12 @@ def _archive_demoted(
         if tally.interrupted:
             return
         batch = gone[begin : begin + request.batch_size]
-        _archive(connection, request.workspace_id, batch)
+        session.done_in_the_end(
+            connection,
+            partial(kb_trials.archive, connection, request.workspace_id, batch),
+            f"{len(batch)} trials whose source is gone or demoted could not be put away",
+        )
         tally.notices["archived"] += len(batch)
-
-
-def _archive(connection: Connection, workspace_id: UUID, batch: Rows) -> None:
-    """Put a batch of trials away, again where another session was in the way."""
-    for _ in range(MAX_TRANSACTION_ATTEMPTS):
-        try:
-            with connection.transaction():
-                return kb_trials.archive(connection, workspace_id, batch)
-        except session.OTHERS_IN_THE_WAY:
-            session.step_aside()
-    raise ConflictsRemainError(
-        f"{len(batch)} trials whose source is gone or demoted could not be put away: other sessions held "
-        f"them, {MAX_TRANSACTION_ATTEMPTS} times in a row. Run the same command again to go on."
-    )
 
 
 class _TrialsWork:

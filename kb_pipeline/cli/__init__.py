@@ -3,12 +3,14 @@
 Nothing is decided here. Heavy modules are imported inside the commands, so that --help is instant.
 """
 
+import io
 import sys
 
 import click
 
 from kb_pipeline import rules
 from kb_pipeline.cli import backfills, dashboard, database, doctor, drift, knowledge, uplift
+from kb_pipeline.cli.running import say
 from kb_pipeline.errors import KbPipelineError
 
 
@@ -50,12 +52,14 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(file=said)  # it quotes what was typed, and the usage beside it is the command's own
+        say(said.getvalue().rstrip("\n"), err=True)
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(rules.ExitCode.INTERRUPTED)
     except KbPipelineError as error:
-        click.echo(f"Error: {error}", err=True)
+        say(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # stdout is a closed pipe or a full disk; what was committed stays
         sys.stderr.write(f"Error: the output could not be written: {error.strerror}\n")

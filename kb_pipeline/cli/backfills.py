@@ -10,7 +10,7 @@ import click
 
 from kb_pipeline import rules
 from kb_pipeline.cli.arguments import Fraction, Symbol, backfill_options
-from kb_pipeline.cli.running import finish, session, watching
+from kb_pipeline.cli.running import finish, say, session, watching
 
 
 @click.command()
@@ -103,7 +103,7 @@ def explain(run_id: UUID, workspace_id: UUID | None, require_regime: bool, as_js
         explanation = explain_run(
             connection, run_id, workspace_id=workspace_id, require_regime=require_regime
         )
-    click.echo(json.dumps(explanation.to_dict(), indent=2) if as_json else explanation.to_text())
+    say(json.dumps(explanation.to_dict(), indent=2) if as_json else explanation.to_text())
 
 
 @click.command()
@@ -115,6 +115,6 @@ def demo() -> None:
         lines = run_demo(connection, watch)
         while True:
             try:
-                click.echo(next(lines))
+                say(next(lines))
             except StopIteration as end:
                 sys.exit(end.value)

@@ -5,7 +5,8 @@ from uuid import UUID
 
 import click
 
-from kb_pipeline.cli.running import session
+from kb_pipeline.cli.running import say, session
+from kb_pipeline.plain_text import printable
 
 
 @click.command()
@@ -17,4 +18,4 @@ def dashboard(workspace_id: UUID, output: Path) -> None:
 
     with session("dashboard") as connection:
         written = write_dashboard(connection, workspace_id, output)
-    click.echo(f"Written: {written}")
+    say(printable(f"Written: {written}"))

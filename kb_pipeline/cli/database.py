@@ -5,6 +5,9 @@ import sys
 
 import click
 
+from kb_pipeline.cli.running import say
+from kb_pipeline.plain_text import printable
+
 
 @click.group()
 def partitions() -> None:
@@ -30,7 +33,7 @@ def start() -> None:
     from kb_pipeline.storage import embedded
     from kb_pipeline.storage.urls import redact
 
-    click.echo(f"The embedded Postgres runs: {redact(embedded.start())}")
+    say(f"The embedded Postgres runs: {redact(embedded.start())}")
 
 
 @db.command()
@@ -38,7 +41,7 @@ def stop() -> None:
     """Stop the embedded Postgres."""
     from kb_pipeline.storage import embedded
 
-    click.echo("Stopped." if embedded.stop() else "The embedded Postgres was not running.")
+    say("Stopped." if embedded.stop() else "The embedded Postgres was not running.")
 
 
 @db.command()
@@ -49,7 +52,7 @@ def status() -> None:
     facts = database_status()
     width = max(len(name) for name in facts) + 3
     for name, value in facts.items():
-        click.echo(f"{name + ':':<{width}}{value}")
+        say(f"{name + ':':<{width}}{printable(value)}")
 
 
 @db.command()
@@ -61,7 +64,7 @@ def url(show_password: bool, owner: bool) -> None:
     from kb_pipeline.storage.urls import redact
 
     found = owner_database_url() if owner else database_url()
-    click.echo(found if show_password else redact(found))
+    say(found if show_password else redact(found))
 
 
 @db.command()
@@ -78,11 +81,11 @@ def secure(yes: bool) -> None:
 
     commands = (apply if yes else missing_guards)(owner_database_url())
     for command in commands:
-        click.echo(f"{command};")
+        say(f"{command};")
     if not commands:
-        click.echo("The workspaces of every table are kept apart.")
+        say("The workspaces of every table are kept apart.")
     elif not yes:
-        click.echo(f"-- {len(commands)} statements. To run them: kb-pipeline db secure --yes")
+        say(f"-- {len(commands)} statements. To run them: kb-pipeline db secure --yes")
 
 
 @db.command()
@@ -93,5 +96,5 @@ def migrate() -> None:
 
     report = apply(owner_database_url())
     for name in report.applied:
-        click.echo(f"applied {name}")
-    click.echo(f"{len(report.applied)} applied, {report.already} already there.")
+        say(f"applied {name}")
+    say(f"{len(report.applied)} applied, {report.already} already there.")

@@ -6,6 +6,8 @@ from dataclasses import asdict
 
 import click
 
+from kb_pipeline.cli.running import say, session
+from kb_pipeline.plain_text import printable
 from kb_pipeline.rules import ExitCode
 
 
@@ -22,11 +24,11 @@ def doctor(as_json: bool) -> None:
     for finding in examine():
         findings.append(finding)
         if not as_json:
-            click.echo(f"{finding.level:<9}{finding.check:<12}{finding.found}")
+            say(f"{finding.level:<9}{finding.check:<12}{printable(finding.found)}")
             if finding.next_step:
-                click.echo(f"{'':<21}-> {finding.next_step}")
+                say(f"{'':<21}-> {printable(finding.next_step)}")
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        say(json.dumps([asdict(finding) for finding in findings], indent=2))
     if any(finding.level == Level.FAILURE for finding in findings):
         sys.exit(ExitCode.FAILURE)
 
@@ -34,9 +36,8 @@ def doctor(as_json: bool) -> None:
 @click.command()
 def metrics() -> None:
     """Print the state of the database as Prometheus reads it, for its node exporter's textfile collector."""
-    from kb_pipeline.cli.running import session
     from kb_pipeline.storage.metrics import exposition
 
     with session("metrics") as connection:
         text = exposition(connection)
-    click.echo(text, nl=False)
+    say(text.removesuffix("\n"))

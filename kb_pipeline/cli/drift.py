@@ -8,7 +8,7 @@ import click
 
 from kb_pipeline import rules
 from kb_pipeline.cli.arguments import Symbol
-from kb_pipeline.cli.running import session
+from kb_pipeline.cli.running import say, session
 
 
 @click.command()
@@ -34,4 +34,4 @@ def drift(as_json: bool, dry_run: bool, **arguments: Any) -> None:
     request = DriftRequest(**arguments)
     with session("drift") as connection:
         report = evaluate_drift(connection, request, dry_run=dry_run)
-    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.to_text())
+    say(json.dumps(report.to_dict(), indent=2) if as_json else report.to_text())

@@ -9,7 +9,7 @@ from uuid import UUID
 import click
 
 from kb_pipeline import rules
-from kb_pipeline.cli.running import packing, session
+from kb_pipeline.cli.running import packing, say, session
 
 _workspace = click.option("--workspace-id", type=click.UUID, required=True, help="Workspace to ask.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -54,7 +54,7 @@ def best(workspace_id: UUID, as_json: bool, **arguments: Any) -> None:
 
     with session("best") as connection:
         answer = best_parameters(connection, workspace_id, **arguments)
-    click.echo(json.dumps(answer.to_dict(), indent=2) if as_json else answer.to_text())
+    say(json.dumps(answer.to_dict(), indent=2) if as_json else answer.to_text())
 
 
 @click.command()
@@ -69,7 +69,7 @@ def regimes(workspace_id: UUID, as_json: bool) -> None:
     with session("regimes") as connection:
         summaries = regime_summary(connection, workspace_id)
     as_objects = [asdict(summary) for summary in summaries]
-    click.echo(json.dumps(as_objects, indent=2) if as_json else summary_text(summaries))
+    say(json.dumps(as_objects, indent=2) if as_json else summary_text(summaries))
 
 
 @click.command()
@@ -111,13 +111,13 @@ def recommend(as_json: bool, form: Literal["text", "json", "optuna"], **argument
         answer = ask(connection, request, progress)
     if form == "optuna":
         trials, notes = optuna_trials(answer.candidates)
-        click.echo(json.dumps(trials, indent=2))
+        say(json.dumps(trials, indent=2))
         for note in (*answer.warnings, *notes):
-            click.echo(f"Warning: {note}", err=True)
+            say(f"Warning: {note}", err=True)
         for suggestion in answer.suggestions:
-            click.echo(f"Try: {suggestion}", err=True)
+            say(f"Try: {suggestion}", err=True)
     else:
-        click.echo(json.dumps(answer.to_dict(), indent=2) if as_json or form == "json" else answer.to_text())
+        say(json.dumps(answer.to_dict(), indent=2) if as_json or form == "json" else answer.to_text())
 
 
 @click.command()
@@ -135,4 +135,4 @@ def similar(workspace_id: UUID, as_json: bool, **arguments: Any) -> None:
 
     with session("similar") as connection, packing() as progress:
         answer = ask(connection, workspace_id, progress=progress, **arguments)
-    click.echo(json.dumps(answer.to_dict(), indent=2) if as_json else answer.to_text())
+    say(json.dumps(answer.to_dict(), indent=2) if as_json else answer.to_text())

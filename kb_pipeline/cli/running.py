@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING
 import click
 
 from kb_pipeline.errors import DatabaseError
+from kb_pipeline.plain_text import printable_lines
 
 if TYPE_CHECKING:
     from kb_pipeline.backfills.engine import Watch
     from kb_pipeline.backfills.report import BackfillReport
     from kb_pipeline.storage.postgres import Connection
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print lines for people. Nothing in them steers the terminal, whoever wrote it."""
+    click.echo(printable_lines(text), err=err)
 
 
 @contextmanager
@@ -80,8 +86,8 @@ def packing() -> "Iterator[Callable[[int, int], None]]":
 
 def finish(report: "BackfillReport", as_json: bool, listed: bool) -> None:
     """Print a report, as text or JSON, and end the process where its exit code is not 0."""
-    click.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.to_text())
+    say(json.dumps(report.to_dict(), indent=2) if as_json else report.to_text())
     if listed and not as_json and report.skipped:
-        click.echo(report.listing())
+        say(report.listing())
     if report.exit_code:
         sys.exit(report.exit_code)

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import click
 
-from kb_pipeline.cli.running import session
+from kb_pipeline.cli.running import say, session
 
 
 @click.command()
@@ -23,7 +23,7 @@ def uplift(workspace_id: UUID, strategy: str | None, dry_run: bool, as_json: boo
         strategy_id = None if strategy is None else strategy_of(connection, workspace_id, strategy)[0]
         report = measure_uplift(connection, UpliftRequest(workspace_id=workspace_id), dry_run=dry_run)
     if as_json:
-        click.echo(json.dumps(report.to_dict(strategy_id), indent=2))
+        say(json.dumps(report.to_dict(strategy_id), indent=2))
     else:
-        click.echo(uplift_text(report, strategy_id))
-        click.echo("Nothing was kept (dry run)." if dry_run else "Kept in kb_regime_uplift.")
+        say(uplift_text(report, strategy_id))
+        say("Nothing was kept (dry run)." if dry_run else "Kept in kb_regime_uplift.")

@@ -9,7 +9,7 @@ from typing import Final
 from markupsafe import Markup
 
 from kb_pipeline.dashboard.frame import tags_of
-from kb_pipeline.questions.words import printable
+from kb_pipeline.plain_text import printable
 from kb_pipeline.rules import REGIME_KEY_SEPARATOR, REGIME_SCHEMA_VERSION, TAG_RULESET_ID
 
 UNKNOWN: Final = "unknown"

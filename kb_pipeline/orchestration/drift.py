@@ -15,6 +15,7 @@ from kb_pipeline.orchestration.assets import DatabaseParam, PricesParam, tune_re
 from kb_pipeline.orchestration.checks import is_looked_at
 from kb_pipeline.orchestration.metadata import table
 from kb_pipeline.orchestration.settings import WorkspaceSettings
+from kb_pipeline.plain_text import markdown_text
 from kb_pipeline.questions.drift import DriftRequest, evaluate_drift
 from kb_pipeline.questions.drift_report import DriftEvaluation, DriftReport, short_key
 from kb_pipeline.storage.orchestration import active_workspaces, find_workspace
@@ -61,7 +62,9 @@ def check_result(reports: Mapping[str, DriftReport], errors: Mapping[str, str]) 
     }
     untold = [it for report in reports.values() for it in report.untold]
     if untold:
-        metadata["not_told"] = dg.MetadataValue.md("\n".join(f"- {it}" for it in untold[:MAX_TOLD_ALARMS]))
+        metadata["not_told"] = dg.MetadataValue.md(
+            "\n".join(f"- {markdown_text(it)}" for it in untold[:MAX_TOLD_ALARMS])
+        )
     if errors:
         metadata["could_not_start"] = table({"workspace": slug, "why": why} for slug, why in errors.items())
     sentences = [it.sentence for _, it in alarms[:MAX_TOLD_ALARMS]]

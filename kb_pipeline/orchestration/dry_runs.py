@@ -19,6 +19,7 @@ from kb_pipeline.orchestration.metadata import reason_table, table
 from kb_pipeline.orchestration.resources import Prices
 from kb_pipeline.orchestration.settings import CandidacyDryRunSettings, RegimeDryRunSettings, ScanSettings
 from kb_pipeline.orchestration.steps import chosen_workspaces, regime_request
+from kb_pipeline.plain_text import markdown_block
 from kb_pipeline.storage.orchestration import Workspace, active_workspaces, waiting_symbols
 from kb_pipeline.storage.postgres import Connection
 
@@ -106,7 +107,7 @@ def check_result(rehearsals: Iterable[Rehearsal]) -> dg.AssetCheckResult:
         "skipped": skipped.total(),
         "targets": _target_table(reports),
         "reasons": reason_table(dict(reports)),
-        "report": dg.MetadataValue.md(f"```\n{texts}\n```"),
+        "report": dg.MetadataValue.md(markdown_block(texts)),
     }
     if errors:
         metadata["could_not_start"] = table({"target": it.target, "why": it.error} for it in errors)

@@ -5,12 +5,15 @@ must see the same settings, because each of them builds the jobs for itself.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 import dagster as dg
 
-from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.errors import BadArgumentError, DatabaseError
+from kb_pipeline.orchestration.resources import Database
 
 EXECUTOR_VARIABLE: Final = "KB_EXECUTOR"
 LANES_VARIABLE: Final = "KB_LANES"
@@ -54,6 +57,37 @@ def chosen_execution() -> Execution:
             f"({error}). Install it beside Dagster, in the version that fits it."
         ) from error
     return Execution(executor.configured(config()), positive(LANES_VARIABLE, DEFAULT_LANES))
+
+
+def seen_alive(definition: dg.ExecutorDefinition, database: Database) -> dg.ExecutorDefinition:
+    """Return an executor whose process holds a session while a run lasts, also while no step of it works.
+
+    The session ends with the process, so whoever looks for lost runs need not wait to be sure (sensors.py).
+    """
+
+    def create(context: dg.InitExecutorContext) -> dg.Executor:
+        assert definition.executor_creation_fn is not None  # noqa: S101 - every executor's decorator sets it
+        made = definition.executor_creation_fn(context)
+        execute = made.execute
+
+        def alive(plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+            with ExitStack() as stack:
+                # Without a database the steps will tell; a run that needs none goes on.
+                with suppress(DatabaseError):
+                    stack.enter_context(database.session("begun", plan_context.run_id))
+                yield from execute(plan_context, execution_plan)
+
+        # Not an executor around it: those of other packages look for their own class.
+        made.execute = alive  # type: ignore[method-assign]
+        return made
+
+    return dg.ExecutorDefinition(
+        name=definition.name,
+        config_schema=definition.config_schema,  # type: ignore[arg-type]  # as copy_for_configured does
+        requirements=definition.get_requirements,
+        executor_creation_fn=create,
+        description=definition.description,
+    )
 
 
 def positive(variable: str, default: int) -> int:

@@ -9,6 +9,7 @@ import dagster as dg
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.domain.uplift_cells import UpliftReport, UpliftScope
 from kb_pipeline.orchestration.plots import reason_plot, uplift_plot
+from kb_pipeline.plain_text import markdown_block, printable
 from kb_pipeline.questions.uplift import cell_words, uplift_text
 from kb_pipeline.storage.orchestration import Workspace
 
@@ -24,14 +25,14 @@ SHOWN_ROWS: Final = 100
 def report_metadata(workspace: Workspace, report: BackfillReport, *, plotted: bool = False) -> Metadata:
     """Return a report as numbers the UI draws over time, a table of reasons, and the text people know."""
     metadata: Metadata = {
-        "workspace": workspace.name,
+        "workspace": printable(workspace.name),
         "workspace_id": str(workspace.id),
         "scanned": report.scanned,
         "would_update" if report.dry_run else "updated": report.updated,
         "skipped": sum(report.skipped.values()),
         "changed_meanwhile": report.changed_meanwhile,
         "conflicts": report.conflicts,
-        "report": dg.MetadataValue.md(f"```\n{report.to_text()}\n```"),
+        "report": dg.MetadataValue.md(markdown_block(report.to_text())),
     }
     if report.skipped:
         metadata["reasons"] = reason_table({workspace.slug: report})
@@ -48,7 +49,7 @@ def uplift_metadata(
     """Return a measurement of uplift as numbers, tables by regime and strategy, the text, and its page."""
     regimes = report.of_scope(UpliftScope.REGIME)
     metadata: Metadata = {
-        "workspace": workspace.name,
+        "workspace": printable(workspace.name),
         "workspace_id": str(workspace.id),
         "scanned": report.scanned,
         "known": report.known,
@@ -56,7 +57,7 @@ def uplift_metadata(
         "thin_cells": sum(cell.thin for cell in regimes),
         "dashboard": dg.MetadataValue.path(page),
         "dashboard_bytes": page.stat().st_size,
-        "report": dg.MetadataValue.md(f"```\n{uplift_text(report)}\n```"),
+        "report": dg.MetadataValue.md(markdown_block(uplift_text(report))),
         "by_regime": table(map(cell_words, regimes)),
         "by_strategy": table(map(cell_words, report.of_scope(UpliftScope.STRATEGY))),
     }
@@ -84,7 +85,9 @@ def reason_table(reports: Mapping[str, BackfillReport]) -> dg.TableMetadataValue
 def table(rows: Iterable[Mapping[str, str | int | float | None]]) -> dg.TableMetadataValue:
     """Return rows as a table that the UI shows in place; the types are those of the first row."""
     # str() makes plain text of enumeration members, which the event log refuses.
-    plain = [{name: str(it) if isinstance(it, str) else it for name, it in row.items()} for row in rows]
+    plain = [
+        {name: printable(str(it)) if isinstance(it, str) else it for name, it in row.items()} for row in rows
+    ]
     records = [dg.TableRecord(row) for row in plain[:SHOWN_ROWS]]
     types = {str: "string", int: "int", float: "float"}
     first = records[0].data if records else {}

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kb_pipeline.domain.uplift_cells import UpliftCell
+from kb_pipeline.plain_text import markdown_text, printable
 from kb_pipeline.rules import FEW_SYMBOLS, MIN_INTERVAL_TUNES, REGIME_KEY_ABSENT, TREND_TAGS_BY_PRIORITY
 from kb_pipeline.storage.orchestration import RegimeWindow
 
@@ -25,6 +26,10 @@ PLOTTED_PARTITIONS: Final = 10
 
 PLOTTED_CELLS: Final = 30
 """Regimes in a picture, those of most tunes; the table beside it has the rest."""
+
+_TITLE_CHARACTERS: Final = 100
+_LABEL_CHARACTERS: Final = 40
+"""More of a name would leave no room for the picture."""
 
 _DOTS_PER_INCH: Final = 80
 _TREND_COLOURS: Final = dict(
@@ -103,7 +108,8 @@ def uplift_plot(title: str, cells: Sequence[UpliftCell]) -> dg.MarkdownMetadataV
 
 def _regime_label(cell: UpliftCell) -> str:
     tags = (cell.trend_tag, cell.vol_tag, cell.efficiency_tag)
-    return " ".join([*(tag or REGIME_KEY_ABSENT for tag in tags), cell.timeframe or "?"])
+    label = " ".join([*(tag or REGIME_KEY_ABSENT for tag in tags), cell.timeframe or "?"])
+    return printable(label[:_LABEL_CHARACTERS])
 
 
 def _figure(title: str, height_inches: float = 3.2) -> tuple["Figure", "Axes"]:
@@ -111,7 +117,7 @@ def _figure(title: str, height_inches: float = 3.2) -> tuple["Figure", "Axes"]:
 
     figure = Figure(figsize=(8, height_inches), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+    axes.set_title(printable(title[:_TITLE_CHARACTERS]), fontsize=10, loc="left", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
@@ -120,4 +126,4 @@ def _markdown(title: str, figure: "Figure") -> dg.MarkdownMetadataValue:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=_DOTS_PER_INCH)
     encoded = base64.b64encode(image.getvalue()).decode()
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{encoded})")
+    return dg.MetadataValue.md(f"![{markdown_text(title)}](data:image/png;base64,{encoded})")

@@ -107,13 +107,28 @@ def is_news(before: Look | None, written: str | None, now_seconds: float) -> boo
     )
 
 
-SILENCE_SECONDS: Final = 180
-"""A run waits at most 20 seconds before a repetition, and holds a session while it works."""
+SILENCE_SECONDS: Final = 30
+"""A run holds a session from its beginning to its end. Where its server was restarted it has none until its
+next try, for which it waits at most 20 seconds."""
+
+START_SECONDS: Final = 45
+"""A process begins its run within 5 seconds of its launch where nothing else goes on."""
 
 
-def silent_runs(last_event_seconds: Mapping[str, float], now_seconds: float) -> list[str]:
+class Heard(NamedTuple):
+    """When the last event of a run was, and whether its process had begun by then."""
+
+    at_seconds: float
+    has_begun: bool
+
+
+def silent_runs(last_heard: Mapping[str, Heard], now_seconds: float) -> list[str]:
     """Return the runs without a session from which nothing was heard for so long that they are lost."""
-    return [run for run, at in last_event_seconds.items() if now_seconds - at > SILENCE_SECONDS]
+    return [
+        run
+        for run, heard in last_heard.items()
+        if now_seconds - heard.at_seconds > (SILENCE_SECONDS if heard.has_begun else START_SECONDS)
+    ]
 
 
 class Seen(NamedTuple):

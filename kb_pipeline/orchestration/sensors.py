@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import dagster as dg
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from kb_pipeline.orchestration.assets import (
     ASSETS,
@@ -18,10 +19,11 @@ from kb_pipeline.orchestration.assets import (
 )
 from kb_pipeline.orchestration.drift import check_regime_drift
 from kb_pipeline.orchestration.jobs import JOB_NAMES
-from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES, partition_changes
+from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES, is_usable_key, partition_changes
 from kb_pipeline.orchestration.resources import Database, Prices
 from kb_pipeline.orchestration.sensor_decisions import (
     Due,
+    Heard,
     Look,
     Past,
     Plan,
@@ -42,13 +44,12 @@ TARGET_TAG: Final = "kb/target"
 DIGEST_TAG: Final = "kb/digest"
 WORKSPACE_TAG: Final = "kb/workspace"
 
-_UNFINISHED: Final = [
-    dg.DagsterRunStatus.QUEUED,
+_LAUNCHED: Final = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
 ]
+_UNFINISHED: Final = [*_LAUNCHED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.CANCELING]
 
 
 def _say(context: dg.SensorEvaluationContext, sensor: str, says: str) -> None:
@@ -71,7 +72,8 @@ def _past(instance: dg.DagsterInstance, sensor: str, digest: str) -> Past:
 
 
 def _tags(sensor: str, work: Due) -> dict[str, str]:
-    return {SENSOR_TAG: sensor, TARGET_TAG: work.target, DIGEST_TAG: work.digest}
+    # The next tick asks again for what a run did not do; Dagster's own repetition would be a second one.
+    return {SENSOR_TAG: sensor, TARGET_TAG: work.target, DIGEST_TAG: work.digest, MAX_RETRIES_TAG: "0"}
 
 
 @dg.sensor(
@@ -90,8 +92,14 @@ def completed_tunes(context: dg.SensorEvaluationContext, database: DatabaseParam
                 skip_reason="nothing was written since the last look", cursor=context.cursor
             )
         found = [Due(*work) for work in orchestration.due_tunes(connection)]
-    plan = _plan(context.instance, context.sensor_name, found)
+        living = activity.living_runs(connection)
+    # Not left to lost_runs, whose next look may be half a minute away.
+    _end_lost(context.instance, {SENSOR_TAG: context.sensor_name}, living)
+    named = [work for work in found if is_usable_key(work.target)]
+    plan = _plan(context.instance, context.sensor_name, named)
     says = f"found {sum(work.amount for work in found)} tunes; {plan}"
+    if len(named) < len(found):
+        says += f"; {len(found) - len(named)} workspaces have a slug that can be no partition"
     _say(context, "completed_tunes", says)
     if not plan.launch:
         settled = json.dumps(Look(written, time.time())) if written and not plan.in_flight else ""
@@ -122,7 +130,7 @@ def new_partitions(
     """Keep the partitions in step with workspaces and price files; observe the platform's tables."""
     requests, says = _partition_requests(context.instance, database, prices)
     with database.session("new_partitions") as connection:
-        tables = orchestration.platform_tables(connection)
+        tables = [it for it in orchestration.platform_tables(connection) if is_usable_key(it.slug)]
     before = json.loads(context.cursor or "{}")
     now = {it.slug: list(it[1:]) for it in tables}
     changed = [it for it in tables if before.get(it.slug) != now[it.slug]]
@@ -213,11 +221,20 @@ def lost_runs(context: dg.SensorEvaluationContext, database: DatabaseParam) -> d
     """End runs whose process is gone, by kill -9 or a power loss: Dagster shows them as started for ever."""
     with database.session("lost_runs") as connection:
         living = activity.living_runs(connection)
-    instance = context.instance
-    started = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-    ours = [it for it in started if _is_ours(it.dagster_run)]
+    ended, begun = _end_lost(context.instance, {}, living)
+    says = f"{begun} runs begun; ended: {', '.join(ended) or 'none'}"
+    _say(context, "lost_runs", says)
+    return dg.SkipReason(says)
+
+
+def _end_lost(
+    instance: dg.DagsterInstance, tags: Mapping[str, str], living: set[str]
+) -> tuple[list[str], int]:
+    """End the runs of these tags whose process is gone; return them, and how many there were to look at."""
+    found = instance.get_run_records(dg.RunsFilter(tags=tags, statuses=_LAUNCHED))
+    ours = [it for it in found if _is_ours(it.dagster_run)]
     heard = {
-        it.dagster_run.run_id: _last_heard_seconds(instance, it)
+        it.dagster_run.run_id: _last_heard(instance, it)
         for it in ours
         if not activity.is_living(it.dagster_run.run_id, living)
     }
@@ -225,14 +242,13 @@ def lost_runs(context: dg.SensorEvaluationContext, database: DatabaseParam) -> d
     for run in (instance.get_run_by_id(run_id) for run_id in lost):
         if run and not run.is_finished:
             instance.report_run_failed(run, "Its process is gone: it holds no session in the database.")
-    says = f"{len(ours)} runs started, {len(ours) - len(heard)} alive; ended: {', '.join(lost) or 'none'}"
-    _say(context, "lost_runs", says)
-    return dg.SkipReason(says)
+    return lost, len(ours)
 
 
-def _last_heard_seconds(instance: dg.DagsterInstance, record: dg.RunRecord) -> float:
+def _last_heard(instance: dg.DagsterInstance, record: dg.RunRecord) -> Heard:
     events = instance.get_records_for_run(record.dagster_run.run_id, limit=1, ascending=False).records
-    return events[0].timestamp if events else record.update_timestamp.timestamp()
+    at_seconds = events[0].timestamp if events else record.update_timestamp.timestamp()
+    return Heard(at_seconds, record.dagster_run.status == dg.DagsterRunStatus.STARTED)
 
 
 def _is_ours(run: dg.DagsterRun) -> bool:

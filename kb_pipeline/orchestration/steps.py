@@ -32,6 +32,7 @@ from kb_pipeline.orchestration.settings import (
     RegimeSettings,
     WorkspaceSettings,
 )
+from kb_pipeline.plain_text import printable
 from kb_pipeline.storage.backfill_runs import Span
 from kb_pipeline.storage.ohlcv_files import OhlcvFile, read_ohlcv_file
 from kb_pipeline.storage.orchestration import Workspace, find_workspace, regime_windows, waiting_symbols
@@ -196,7 +197,7 @@ def regime_request(
 
 def _nothing_waits(workspace: Workspace) -> Metadata:
     counts = dict.fromkeys(("scanned", "updated", "skipped", "changed_meanwhile", "conflicts"), 0)
-    return {"workspace": workspace.name, "workspace_id": str(workspace.id), **counts}
+    return {"workspace": printable(workspace.name), "workspace_id": str(workspace.id), **counts}
 
 
 def _regime_plot(around: Surroundings, workspace: Workspace, symbol: str) -> Metadata:

@@ -7,7 +7,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from kb_pipeline.domain.drift import DriftVerdict, MovedFeature
-from kb_pipeline.questions.words import printable, table
+from kb_pipeline.plain_text import printable
+from kb_pipeline.questions.words import table
 from kb_pipeline.rules import (
     DRIFT_CONSECUTIVE,
     DRIFT_FAR_BARS,

@@ -5,8 +5,8 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from kb_pipeline.domain.matching import DIMENSIONS, matched_dimensions
+from kb_pipeline.plain_text import printable
 from kb_pipeline.questions.recommendation import Suggestion
-from kb_pipeline.questions.words import printable
 from kb_pipeline.rules import MAX_COUNTED
 from kb_pipeline.storage import questions, recommend_events
 from kb_pipeline.storage.postgres import Connection

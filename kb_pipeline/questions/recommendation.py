@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NamedTuple
 
 from kb_pipeline.domain.matching import Contribution, contributions_text
-from kb_pipeline.questions.words import printable
+from kb_pipeline.plain_text import printable
 from kb_pipeline.rules import TIERS
 
 NO_TIER: Final = "none"

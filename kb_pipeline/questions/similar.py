@@ -8,10 +8,11 @@ from typing import Any
 from uuid import UUID
 
 from kb_pipeline.domain.matching import Contribution, contributions_text
+from kb_pipeline.plain_text import printable
 from kb_pipeline.questions import vectors
 from kb_pipeline.questions.subject import subject_of
 from kb_pipeline.questions.vectors import Apart, Progress, is_score
-from kb_pipeline.questions.words import params_of, printable, table
+from kb_pipeline.questions.words import params_of, table
 from kb_pipeline.rules import RECOMMENDED_CANDIDATES
 from kb_pipeline.storage import regime_vectors
 from kb_pipeline.storage.postgres import Connection
@@ -67,7 +68,7 @@ class SimilarAnswer:
 
     def to_text(self) -> str:
         """Return everything for people."""
-        lines = [f"Nearest to {self.asked}, {self.regime_key}"]
+        lines = [printable(f"Nearest to {self.asked}, {self.regime_key}")]
         warnings = [f"Warning: {printable(it)}" for it in self.warnings]
         if not self.neighbours:
             nothing = "no attributed tune or ingested run that shares four features with it."

@@ -13,7 +13,7 @@ from kb_pipeline.domain.matching import Floats, feature_vector, regime_parts
 from kb_pipeline.domain.regime import RegimeSnapshot, compute_regime_snapshot
 from kb_pipeline.domain.regime_key import compute_regime_key
 from kb_pipeline.errors import BadArgumentError, KbPipelineError
-from kb_pipeline.questions.words import printable
+from kb_pipeline.plain_text import printable
 from kb_pipeline.rules import DISTANCE_FEATURES, TIMEFRAMES_SECONDS
 from kb_pipeline.storage import questions
 from kb_pipeline.storage.ohlcv_files import read_ohlcv_file

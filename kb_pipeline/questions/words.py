@@ -1,9 +1,11 @@
-"""How answers are put into text: tables, parameters, and words of others made harmless."""
+"""How answers are put into text: tables and parameters."""
 
 import json
 import math
 from collections.abc import Sequence
 from typing import Any
+
+from kb_pipeline.plain_text import printable
 
 
 def params_of(text: str | None) -> Any:
@@ -20,13 +22,6 @@ def params_of(text: str | None) -> Any:
 def _float_or_text(digits: str) -> float | str:
     number = float(digits)
     return number if math.isfinite(number) else digits
-
-
-def printable(text: str) -> str:
-    """Return text in one line in which nothing steers a terminal."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
-    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

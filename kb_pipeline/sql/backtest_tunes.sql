@@ -16,6 +16,7 @@ SELECT tune.id::text,
        (snapshot.regime -> 'schema_version')::text,
        (snapshot.regime -> 'regime_tags')::text,
        left(coalesce(run.dataset_meta ->> 'timeframe', snapshot.regime ->> 'timeframe'), 32), -- it is indexed
+       tune.regime_key IS NOT NULL,
        array_send(trials.params_hashes),
        array_send(trials.sharpes)
   FROM backtest_tunes AS tune
@@ -101,6 +102,36 @@ WITH landed AS (
     SELECT %(workspace_id)s, 'tune', array_agg(landed.id) FROM landed HAVING count(*) > 0
 )
 SELECT landed.id::text FROM landed
+
+-- withdraw_attributions --
+-- Take back the attribution of tunes that completed again and have none this time; note that for those who
+-- compare regimes. As above, the version token leaves a tune alone that changed meanwhile.
+WITH withdrawn AS (
+    UPDATE backtest_tunes AS tune
+       SET regime_schema_version = NULL,
+           tag_ruleset_id = NULL,
+           regime_key = NULL,
+           regime_fingerprint = NULL,
+           trend_tag = NULL,
+           vol_tag = NULL,
+           efficiency_tag = NULL,
+           best_oos_score = NULL,
+           best_oos_params = NULL,
+           best_oos_run_id = NULL,
+           baseline_oos_score = NULL,
+           timeframe = NULL,
+           attributed_completed_at = NULL
+      FROM unnest(%(ids)s::text[]::uuid[], %(versions)s::text[]::xid[]) AS read (id, version)
+     WHERE tune.workspace_id = %(workspace_id)s
+       AND tune.id = read.id
+       AND read.version = tune.xmin
+       AND tune.status = 'completed'
+    RETURNING tune.id
+), noted AS (
+    INSERT INTO kb_regime_changes (workspace_id, source_type, ids)
+    SELECT %(workspace_id)s, 'tune', array_agg(withdrawn.id) FROM withdrawn HAVING count(*) > 0
+)
+SELECT count(*) FROM withdrawn
 
 -- declared_defaults --
 -- The hash of strategies' declared default parameters: spec_json.default_params, else the defaults

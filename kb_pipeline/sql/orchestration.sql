@@ -54,11 +54,12 @@ SELECT window_start, window_end, tags
 
 -- due_tunes --
 -- The completed tunes of a workspace that can be attributed now: not attributed since they last
--- completed, and their best trial has a regime. The digest names exactly this work.
+-- completed, and their best trial has a regime; or it has none, and what they were attributed before is
+-- to be withdrawn. The digest names exactly this work.
 SELECT count(*),
-       md5(string_agg(concat_ws(' ', due.id, due.completed_at), ',' ORDER BY due.id))
+       md5(string_agg(concat_ws(' ', due.id, due.completed_at), ',' ORDER BY due.created_at, due.id))
   FROM backtest_tunes AS due
- CROSS JOIN LATERAL (
+  LEFT JOIN LATERAL (
        SELECT trial.run_id, trial.metrics_oos
          FROM backtest_tune_runs AS trial
         WHERE trial.tune_id = due.id
@@ -68,14 +69,15 @@ SELECT count(*),
                      coalesce(trial.objective_score, trial.score_oos, kb_finite_number(trial.metrics_oos -> 'sharpe')),
                      'NaN'), 'Infinity'), '-Infinity') DESC NULLS LAST,
                  trial.trial_index, trial.run_id
-        LIMIT 1) AS best
+        LIMIT 1) AS best ON true
   LEFT JOIN backtest_runs AS run
     ON run.id = best.run_id
    AND run.workspace_id = due.workspace_id
  WHERE due.workspace_id = %(workspace_id)s
    AND due.status = 'completed'
    AND (due.regime_key IS NULL OR due.attributed_completed_at IS DISTINCT FROM due.completed_at)
-   AND jsonb_typeof(coalesce(nullif(run.regime_oos, 'null'), best.metrics_oos -> 'regime')) = 'object'
+   AND (due.regime_key IS NOT NULL
+        OR jsonb_typeof(coalesce(nullif(run.regime_oos, 'null'), best.metrics_oos -> 'regime')) = 'object')
 HAVING count(*) > 0
 
 -- commit_without_waiting --

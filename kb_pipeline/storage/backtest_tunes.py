@@ -39,7 +39,8 @@ def read_attribution_page(
 
     Columns: id, created_at, version, completed_at, strategy id, number of completed trials, best run,
     its params (JSON text) and Sharpe, type of its snapshot and JSON text of the snapshot's version and
-    tags, the timeframe of its data, and for `trials_of` the parameters and scores of its trials.
+    tags, the timeframe of its data, whether it is attributed (by an earlier completion), and for `trials_of`
+    the parameters and scores of its trials.
     """
     parameters = {"workspace_id": workspace_id, "since": since_parameter(since), "rows": rows}
     with connection.joined(), connection.cursor(binary=True) as cursor:
@@ -73,6 +74,16 @@ def land_attributions(
         },
     )
     return {row[0] for row in changed.fetchall()}
+
+
+def withdraw_attributions(connection: Connection, workspace_id: UUID, versions: Mapping[str, str]) -> int:
+    """Take back the attributions of tunes, by id and the version they were read in; return how many were."""
+    row = connection.execute(
+        statement("backtest_tunes.withdraw_attributions"),
+        {"workspace_id": workspace_id, "ids": list(versions), "versions": list(versions.values())},
+    ).fetchone()
+    assert row is not None  # noqa: S101 - a count always answers
+    return int(row[0])
 
 
 def tune_hashes(ids: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -7,6 +7,7 @@ and opens directories to everyone. Which database is used, and what is in it, is
 
 import fcntl
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -321,12 +322,16 @@ def _refuse_unsafe(data: Path) -> None:
             f"{data / _SOCKET_NAME} has {length} bytes, but a Unix socket's path takes at most "
             f"{MAX_SOCKET_PATH_BYTES}. Set KB_HOME to a shorter directory, or KB_DATABASE_URL to a database."
         )
-    try:
-        found = data.stat()
-    except FileNotFoundError:
+    home = _status(data.parent)
+    if home and server_account.is_open_to_others(home):
+        raise UnsafePathError(
+            f"{data.parent} belongs to user id {home.st_uid} and has mode {home.st_mode & 0o7777:04o}, so "
+            "others could put a database of theirs there. Make it yours and run "
+            f"`chmod go-w {shlex.quote(str(data.parent))}`, or set KB_HOME to a directory of your own."
+        )
+    found = _status(data)
+    if found is None:
         return
-    except OSError as error:
-        raise UnsafePathError(f"{data} cannot hold the database: {error.strerror}.") from error
     if found.st_mode & _OTHERS_ACCESS:
         raise UnsafePathError(
             f"{data} has mode {found.st_mode & 0o777:04o}, so others could read or change the database. "
@@ -337,6 +342,15 @@ def _refuse_unsafe(data: Path) -> None:
             f"{data} belongs to user id {found.st_uid}, and this runs as user id {os.geteuid()}. "
             "Set KB_HOME to a directory of your own, or run as its owner."
         )
+
+
+def _status(directory: Path) -> os.stat_result | None:
+    try:
+        return directory.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UnsafePathError(f"{directory} cannot hold the database: {error.strerror}.") from error
 
 
 def _program(name: str) -> str:

@@ -286,6 +286,8 @@ def _configure(connection: Connection, *, timeouts: bool) -> None:
     # 0 is "none", said aloud because a role or a database may have limits of its own.
     settings = {name: f"{limit if timeouts else 0}ms" for name, limit in limits.items()}
     settings["client_connection_check_interval"] = f"{rules.CLIENT_CONNECTION_CHECK_MS}ms"
+    # A machine that lost its power says no good-bye: its sessions, and the locks they hold, end in 25 s.
+    settings |= {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
     # Text forms must be the same whatever the server, the database or the role prefers.
     settings |= {"TimeZone": "UTC", "DateStyle": "ISO, YMD", "extra_float_digits": "1"}
     pools_sessions = os.environ.get(POOLER_VARIABLE, "").strip() == "session"

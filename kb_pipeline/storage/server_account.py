@@ -5,8 +5,10 @@ runs as themselves. What the programs do is embedded.py's.
 """
 
 import fcntl
+import grp
 import os
 import pwd
+import stat
 import struct
 import subprocess
 from pathlib import Path
@@ -29,6 +31,23 @@ def owners() -> set[int]:
     """Return the user ids that may own the data directory."""
     account = _existing()
     return {os.geteuid()} | ({account.pw_uid} if account else set())
+
+
+def is_open_to_others(directory: os.stat_result) -> bool:
+    """Return whether other users may put files into a directory; root always may."""
+    by_its_group = directory.st_mode & stat.S_IWGRP and not _is_own_group(directory.st_gid)
+    by_its_owner = directory.st_uid not in owners() | {0}
+    return bool(directory.st_mode & stat.S_IWOTH or by_its_group or by_its_owner)
+
+
+def _is_own_group(group_id: int) -> bool:
+    """Return whether a group is the user's alone, as many systems make one a user and write for it."""
+    user = pwd.getpwuid(os.geteuid())
+    try:
+        group = grp.getgrgid(group_id)
+    except KeyError:
+        return False
+    return (group_id, group.gr_name) == (user.pw_gid, user.pw_name) and not set(group.gr_mem) - {user.pw_name}
 
 
 def hand_over(directory: Path) -> None:

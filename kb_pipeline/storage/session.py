@@ -12,7 +12,8 @@ from uuid import UUID
 
 from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
 
-from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.errors import BadArgumentError, ConflictsRemainError
+from kb_pipeline.rules import MAX_TRANSACTION_ATTEMPTS
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.postgres import Connection, as_ours
 
@@ -46,6 +47,24 @@ OTHERS_IN_THE_WAY: Final = (SerializationFailure, DeadlockDetected, LockNotAvail
 def step_aside() -> None:
     """Wait a moment before such a transaction is tried again, not as long as the others who do the same."""
     time.sleep(random.uniform(0.01, 0.2))  # noqa: S311 - jitter, not a secret
+
+
+def done_in_the_end(connection: Connection, work: Callable[[], T], undone: str) -> T:
+    """Do work in a transaction, again where another session was in the way; `undone` is what it is then.
+
+    Raises:
+        ConflictsRemainError: Others were in the way each time.
+    """
+    for _ in range(MAX_TRANSACTION_ATTEMPTS):
+        try:
+            with connection.transaction():
+                return work()
+        except OTHERS_IN_THE_WAY:
+            step_aside()
+    raise ConflictsRemainError(
+        f"{undone}: other sessions held them, {MAX_TRANSACTION_ATTEMPTS} times in a row. "
+        "Run the same command again to go on."
+    )
 
 
 def now(connection: Connection) -> datetime:

@@ -162,3 +162,19 @@ def hold_rows(connection: Connection, kind: BackfillKind) -> None:
         connection.execute("LOCK TABLE kb_trials IN EXCLUSIVE MODE")
     else:
         connection.execute(f"{_ROWS.get(kind, _RUNS)} FOR UPDATE", [world.OURS])  # type: ignore[call-overload]
+
+
+def halves(ids: list[UUID]) -> tuple[list[UUID], list[UUID]]:
+    """Return every other row, and the ones between."""
+    return ids[::2], ids[1::2]
+
+
+def but_for(edited: set[str], state: dict[str, Any]) -> dict[str, Any]:
+    """Return what must be as if nothing had been: rows nobody edited, without scores taken from others."""
+    return {
+        row: {name: value for name, value in values.items() if name != "baseline_oos_score"}
+        if isinstance(values, dict)
+        else values
+        for row, values in state.items()
+        if row.rpartition(" ")[2] not in edited
+    }

@@ -3,7 +3,6 @@
 import signal
 import time
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -11,7 +10,7 @@ from kb_pipeline.rules import BackfillKind
 from kb_pipeline.storage.postgres import connect
 from kb_pipeline_tests.faults import world
 from kb_pipeline_tests.faults.harness import CYCLES, KINDS, Scene, wait_until
-from kb_pipeline_tests.faults.people import edit_rows, hold_rows, some_rows, unsettled
+from kb_pipeline_tests.faults.people import but_for, edit_rows, halves, hold_rows, some_rows, unsettled
 from kb_pipeline_tests.faults.worker import Plan
 
 KILLS = -(-CYCLES // len(KINDS))
@@ -33,7 +32,7 @@ def test_what_a_person_does_between_our_read_and_our_write_stays(
         )
         working = stage.start(kind, plan)
         assert working.wait_stopped(), plan
-        at_once, soon = _halves(some_rows(stage.connection, kind, stage.chance, EDITED_ROWS))
+        at_once, soon = halves(some_rows(stage.connection, kind, stage.chance, EDITED_ROWS))
         edits = edit_rows(stage.connection, kind, stage.chance, at_once)
         with stage.connection.transaction():  # the worker may come to wait for these
             edits |= edit_rows(stage.connection, kind, stage.chance, soon)
@@ -48,7 +47,7 @@ def test_what_a_person_does_between_our_read_and_our_write_stays(
         stage.keeps_its_promises()
         assert unsettled(stage.connection, edits) == [], plan
         edited = {str(row_id) for row_id in edits}
-        assert _but_for(edited, world.state(stage.connection)) == _but_for(edited, expected.state), plan
+        assert but_for(edited, world.state(stage.connection)) == but_for(edited, expected.state), plan
         assert stage.left_to_do(kind) == 0
 
 
@@ -68,18 +67,3 @@ def test_killed_while_it_waits_for_a_person_it_leaves_no_statement_behind(
     stage.wait_alone()
     assert world.state(stage.connection) == before
     stage.finishes(kind, undisturbed(kind))
-
-
-def _halves(ids: list[UUID]) -> tuple[list[UUID], list[UUID]]:
-    return ids[::2], ids[1::2]
-
-
-def _but_for(edited: set[str], state: dict[str, Any]) -> dict[str, Any]:
-    """Return what must be as if nothing had been: rows nobody edited, without scores taken from others."""
-    return {
-        row: {name: value for name, value in values.items() if name != "baseline_oos_score"}
-        if isinstance(values, dict)
-        else values
-        for row, values in state.items()
-        if row.rpartition(" ")[2] not in edited
-    }

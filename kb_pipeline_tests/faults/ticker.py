@@ -1,13 +1,16 @@
 """A process that does what Dagster's daemon does every half minute: look for lost runs and completed tunes,
 run what is requested, keep the cursor. Each tick is forked from it, so that it may be killed.
 
-One JSON object a line comes in (`call`: the call to the database at which the tick kills itself, or
-null), one goes out (`status`: the exit code, negative for a signal; `calls`: calls made by one that ended).
+One JSON object a line comes in (`call`: the call to the database at which the tick sends itself a signal,
+or null; `number`: the signal, `only_writer`: whether calls of the writing thread alone count), one goes out
+(`status`: the exit code, negative for a signal; `calls` and `of_writer`: calls made by one that ended). Of a
+tick that stopped itself its `pid` goes out first.
 """
 
 import gc
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from kb_pipeline_tests.faults.worker import Calls, Plan, count_calls
 RUN_KEY = "dagster/run_key"
 
 # Where there is no power loss but a kill a moment ago, a run without a session is lost at once.
-sensor_decisions.SILENCE_SECONDS = -1
+sensor_decisions.SILENCE_SECONDS = sensor_decisions.START_SECONDS = -1
 
 JOB = build_definitions().resolve_implicit_global_asset_job_def()
 LOADED = (matplotlib.figure, matplotlib.backends.backend_svg)
@@ -41,20 +44,29 @@ def main() -> None:
         if pid == 0:
             status = 1
             try:
-                status = _tick_in_a_process(json.loads(line)["call"], home)
+                status = _tick_in_a_process(json.loads(line), home)
             finally:
                 os._exit(status)
-        _, ended = os.waitpid(pid, 0)
-        calls = (home / "calls").read_text() if os.WIFEXITED(ended) else "0"
-        print(json.dumps({"status": os.waitstatus_to_exitcode(ended), "calls": int(calls)}), flush=True)  # noqa: T201
+        _, ended = os.waitpid(pid, os.WUNTRACED)
+        if os.WIFSTOPPED(ended):
+            _tell(pid=pid)
+            _, ended = os.waitpid(pid, 0)
+        made = (home / "calls").read_text() if os.WIFEXITED(ended) else "0 0"
+        calls, of_writer = map(int, made.split())
+        _tell(status=os.waitstatus_to_exitcode(ended), calls=calls, of_writer=of_writer)
 
 
-def _tick_in_a_process(call: int | None, home: Path) -> int:
+def _tell(**facts: int) -> None:
+    print(json.dumps(facts), flush=True)  # noqa: T201
+
+
+def _tick_in_a_process(asked: dict[str, Any], home: Path) -> int:
     calls = Calls()
-    count_calls(calls, Plan(call=call))
+    number = signal.Signals(asked["number"])
+    count_calls(calls, Plan(call=asked["call"], number=number, only_writer=asked["only_writer"]))
     with dg.DagsterInstance.from_config(str(home)) as instance:
         tick(instance, home / "cursor")
-    (home / "calls").write_text(str(calls.all))
+    (home / "calls").write_text(f"{calls.all} {calls.of_writer}")
     return 0
 
 

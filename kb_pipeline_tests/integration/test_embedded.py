@@ -1,5 +1,6 @@
 """The embedded server as several processes, crashes and strange directories find it."""
 
+import json
 import os
 import shutil
 import signal
@@ -206,6 +207,36 @@ def test_a_data_directory_of_another_user_is_refused(private_parent: Path) -> No
     data.rmdir()
 
 
+@pytest.mark.parametrize(
+    ("mode", "owner"),
+    [
+        (0o777, 0),
+        (0o1777, 0),
+        pytest.param(0o770, 65534, marks=as_root),
+        pytest.param(0o700, 65534, marks=as_root),
+    ],
+)
+def test_a_home_that_others_may_change_is_refused(private_parent: Path, mode: int, owner: int) -> None:
+    home = private_parent / "ajar"
+    home.mkdir()
+    if owner:
+        os.chown(home, owner, owner)
+    home.chmod(mode)
+    for ask in (embedded.start, embedded.stop, embedded.status, embedded.url_if_running):
+        with pytest.raises(UnsafePathError, match=f"mode {mode:04o}, so others .* `chmod go-w "):
+            ask(home)
+    assert list(home.iterdir()) == []
+    home.rmdir()
+
+
+def test_a_home_that_only_the_user_s_own_group_may_change_is_taken(private_parent: Path) -> None:
+    home = private_parent / "shared"
+    home.mkdir()
+    home.chmod(0o770)
+    assert not embedded.status(home).running
+    home.rmdir()
+
+
 def test_a_home_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for home in (tmp_path / "file", tmp_path / "file" / "kb"):
@@ -233,6 +264,49 @@ def test_a_server_that_cannot_start_says_so_in_its_own_words(home: Path, pid: in
     finally:
         settings.write_text(before)
     embedded.start(home)
+
+
+TRY_AS_ANOTHER_USER = """
+import glob, json, os, sys
+import psycopg
+data, url, *shared = sys.argv[1:]
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+def refused(attempt, *arguments):
+    try:
+        attempt(*arguments)
+    except (OSError, psycopg.OperationalError) as error:
+        return "denied" in str(error)
+    return False
+attempts = {
+    "connect": (psycopg.connect, url),
+    "list": (os.listdir, data),
+    "read": (open, data + "/postmaster.pid"),
+    "write": (open, data + "/planted", "w"),
+    "lock": (open, data + ".lock", "r+"),
+    **{name: (open, name) for name in shared},
+}
+print(json.dumps({name: refused(*attempt) for name, attempt in attempts.items()}))
+"""
+
+
+@as_root
+def test_another_user_of_the_machine_reaches_nothing_through_any_one_of_its_walls(
+    home: Path, pid: int, private_parent: Path
+) -> None:
+    data = home / "postgres"
+    shared = sorted(str(it) for it in Path("/dev/shm").glob("PostgreSQL.*"))  # noqa: S108 - the server's own
+    command = [sys.executable, "-c", TRY_AS_ANOTHER_USER, str(data), embedded.start(home), *shared]
+    walls = ((private_parent, 0o700), (home, 0o700), (data, 0o700))
+    try:
+        for wall, _ in ((None, 0), *walls):  # first with all of them, then with one more of them gone
+            if wall:
+                wall.chmod(0o755)
+            tried = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            named = set(tried) - ({"list"} if wall == data else set())
+            assert [name for name in named if not tried[name]] == [], wall
+    finally:
+        for wall, mode in walls:
+            wall.chmod(mode)
 
 
 @as_root

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -17,7 +18,8 @@ import pytest
 
 from kb_pipeline.backfills.attribution import AttributionRequest, backfill_attribution
 from kb_pipeline.errors import BadArgumentError
-from kb_pipeline.orchestration import sensor_decisions
+from kb_pipeline.orchestration import sensor_decisions, sensors
+from kb_pipeline.orchestration.executor import seen_alive
 from kb_pipeline.orchestration.resources import Database, Prices
 from kb_pipeline.orchestration.sensors import (
     DIGEST_TAG,
@@ -27,12 +29,13 @@ from kb_pipeline.orchestration.sensors import (
     new_ohlcv_files,
     new_partitions,
 )
+from kb_pipeline.storage.activity import is_living, living_runs
 from kb_pipeline.storage.alerts import send_alert
 from kb_pipeline.storage.ohlcv_files import read_ohlcv_file
 from kb_pipeline.storage.orchestration import due_tunes
 from kb_pipeline.storage.postgres import Connection, connect
 from kb_pipeline.storage.price_files import list_price_files, normalised_from, write_normalised
-from kb_pipeline_tests.builders import add_run, add_trial, add_tune, write_daily_bars
+from kb_pipeline_tests.builders import add_run, add_trial, add_tune, add_workspace, write_daily_bars
 from kb_pipeline_tests.conftest import Workspace
 
 
@@ -103,6 +106,59 @@ def test_a_run_in_flight_is_not_joined_by_a_second_and_a_failed_one_is_repeated(
     assert first.tags[SENSOR_TAG] == "completed_tunes"
 
 
+def test_a_workspace_whose_name_can_be_no_partition_holds_up_no_other(
+    connection: Connection, workspace: Workspace, instance: dg.DagsterInstance, prices: Prices
+) -> None:
+    for slug in ("quant", "a|b", "a...b", "a\nb", "a\x07b", " "):
+        of = workspace if slug == "quant" else add_workspace(connection, slug)
+        add_trial(connection, of, add_tune(connection, of), sharpe=1.0)
+    context = dg.build_sensor_context(
+        instance=instance, sensor_name="completed_tunes", resources={"database": Database(), "prices": prices}
+    )
+    tunes, partitions = completed_tunes(context), new_partitions(context)
+    assert isinstance(tunes, dg.SensorResult)
+    assert isinstance(partitions, dg.SensorResult)
+    assert [it.partition_key for it in tunes.run_requests or ()] == ["quant"]
+    for found in (tunes, partitions):
+        (added,) = [it.partition_keys for it in found.dynamic_partitions_requests or ()]
+        assert list(added) == ["quant"]
+    assert {it.partition for it in partitions.asset_events} == {"quant"}
+    assert "5 refused" in str(partitions.skip_reason)
+
+
+@pytest.mark.parametrize("left", ["STARTED", "STARTING", "NOT_STARTED"])
+def test_after_a_power_loss_every_tune_is_attributed_within_two_intervals(
+    connection: Connection,
+    workspace: Workspace,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    left: str,
+) -> None:
+    add_trial(connection, workspace, add_tune(connection, workspace), sharpe=1.0)
+    (request,) = _tick(completed_tunes, instance, database=Database()).run_requests or ()
+    run = instance.create_run_for_job(
+        dg.job(name="check_regime_drift")(lambda: None),
+        tags=dict(request.tags),
+        status=dg.DagsterRunStatus[left],
+    )
+    instance.report_engine_event("the last word before the power was lost", run)
+    lost = time.time()
+
+    def ticked(seconds_later: float) -> dg.SensorResult:
+        monkeypatch.setattr(sensors, "time", SimpleNamespace(time=lambda: lost + seconds_later))
+        return _tick(completed_tunes, instance, database=Database())
+
+    with Database().session("begun", run.run_id):
+        assert "in flight: quant" in str(ticked(3_600).skip_reason), "it lives"
+    # Back at once, which is the worst: nobody can yet know that the run is gone.
+    assert "in flight: quant" in str(ticked(1).skip_reason)
+    interval = completed_tunes.minimum_interval_seconds
+    assert interval == 30
+    again = [it for number in (1, 2) for it in ticked(1 + number * interval).run_requests or ()]
+    assert [it.run_key for it in again][:1] == [request.run_key.removesuffix("1") + "2"]
+    assert instance.get_runs()[0].status == dg.DagsterRunStatus.FAILURE
+
+
 def test_work_that_failed_five_times_is_left_to_a_person_and_named(
     connection: Connection, workspace: Workspace, instance: dg.DagsterInstance
 ) -> None:
@@ -168,53 +224,6 @@ def test_two_hundred_tunes_of_eight_writers_are_attributed_each_once(
     assert connection.execute(written).fetchone() == (200,)
 
 
-def test_a_tick_reads_no_tune_that_was_left_until_something_is_written(
-    connection: Connection, workspace: Workspace, instance: dg.DagsterInstance
-) -> None:
-    run_ids = [
-        add_trial(connection, workspace, add_tune(connection, workspace), sharpe=1.0, regime=None)
-        for _ in range(3)
-    ]
-    connection.execute(
-        "INSERT INTO backtest_tunes"
-        " (workspace_id, strategy_entity_id, search_type, n_trials, param_space, status)"
-        " SELECT %s, %s, 'grid', 1, '{}', 'completed' FROM generate_series(1, 5000)",
-        [workspace.id, workspace.strategy_id],
-    )
-    _count_now(connection)
-    first = _tick(completed_tunes, instance, database=Database())
-    assert "found 0 tunes" in str(first.skip_reason)
-    assert _rows_read(connection) >= 5000
-    before = _rows_read(connection)
-    second = _tick(completed_tunes, instance, first.cursor, database=Database())
-    assert "nothing was written" in str(second.skip_reason)
-    assert _rows_read(connection) == before
-    snapshot = '{"schema_version": "regime_v1_1", "regime_tags": ["flat"]}'
-    connection.execute("UPDATE backtest_runs SET regime_oos = %s WHERE id = %s", [snapshot, run_ids[1]])
-    _count_now(connection)
-    third = _tick(completed_tunes, instance, second.cursor, database=Database())
-    assert len(third.run_requests or ()) == 1
-    # What was requested is looked after until it is done, whether or not anything is written.
-    assert third.cursor == ""
-
-
-def _count_now(connection: Connection) -> None:
-    """Let Postgres count what this session wrote now, and not within the next seconds."""
-    connection.execute("SELECT pg_stat_force_next_flush()")
-    connection.execute("SELECT 1")
-
-
-def _rows_read(connection: Connection) -> int:
-    """How many rows of tunes and trials were ever read; a session's own are counted when it has ended."""
-    time.sleep(0.5)
-    row = connection.execute(
-        "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0) + coalesce(idx_scan, 0))"
-        " FROM pg_stat_user_tables WHERE relname LIKE 'backtest_tune%'"
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
 def test_a_run_whose_process_is_gone_is_ended_and_a_living_or_foreign_one_is_not(
     connection: Connection, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +242,32 @@ def test_a_run_whose_process_is_gone_is_ended_and_a_living_or_foreign_one_is_not
     with Database().session("drift", ours.run_id):
         assert statuses() == (started, started)
     assert statuses() == (dg.DagsterRunStatus.FAILURE, started)
+
+
+ALIVE_BETWEEN_STEPS: list[bool] = []
+
+
+def _job_that_looks() -> dg.JobDefinition:
+    @dg.op
+    def look(context: dg.OpExecutionContext) -> None:
+        with connect() as connection:
+            ALIVE_BETWEEN_STEPS.append(is_living(context.run.run_id, living_runs(connection)))
+
+    @dg.job(executor_def=seen_alive(dg.in_process_executor, Database()))
+    def looks() -> None:
+        look()
+
+    return looks
+
+
+def test_a_run_is_seen_to_live_also_while_none_of_its_steps_works(
+    connection: Connection, instance: dg.DagsterInstance
+) -> None:
+    ALIVE_BETWEEN_STEPS.clear()
+    with dg.execute_job(dg.reconstructable(_job_that_looks), instance=instance) as done:
+        assert done.success
+    assert ALIVE_BETWEEN_STEPS == [True]
+    assert living_runs(connection) == set(), "and no longer"
 
 
 def test_workspaces_and_symbols_become_partitions_and_the_tables_are_observed_once(

@@ -4,7 +4,9 @@ from kb_pipeline.orchestration.sensor_decisions import (
     LOOK_ANYWAY_AFTER_SECONDS,
     MAX_ATTEMPTS,
     SILENCE_SECONDS,
+    START_SECONDS,
     Due,
+    Heard,
     Look,
     Past,
     Seen,
@@ -68,7 +70,12 @@ def test_no_look_yet_no_counters_and_a_look_long_ago_are_reasons_to_look() -> No
 
 def test_a_run_without_a_session_is_lost_once_it_was_silent_for_long() -> None:
     now = 10_000.0
-    assert silent_runs({"old": now - SILENCE_SECONDS - 1, "new": now - SILENCE_SECONDS + 1}, now) == ["old"]
+    heard = {
+        f"{name} {has_begun}": Heard(now - limit - over, has_begun)
+        for has_begun, limit in ((True, SILENCE_SECONDS), (False, START_SECONDS))
+        for name, over in (("old", 1), ("new", -1))
+    }
+    assert silent_runs(heard, now) == ["old True", "old False"]
 
 
 def test_a_file_that_still_grows_is_left_for_the_next_tick() -> None:
