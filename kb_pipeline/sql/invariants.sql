@@ -139,8 +139,18 @@ SELECT written.version, written.kind, concat(written.rows, ' rows') AS found
 SELECT known.source_id::text, known.source_type, concat_ws(' ', known.kb_status, known.sharpe_oos) AS found
   FROM kb_trials AS known
  CROSS JOIN LATERAL (
-       SELECT run.xmin::text AS version, run.kb_status, run.summary AS metrics, run.regime_oos
+       SELECT run.xmin::text AS version, run.kb_status, read.metrics, run.regime_oos
          FROM backtest_runs AS run
+         CROSS JOIN LATERAL (
+              SELECT jsonb_object_agg(stored.name, CASE
+                         WHEN jsonb_typeof(stored.value) = 'string'
+                          AND stored.value #>> '{}' ~ '^[+-]?([0-9]{1,255}\.?[0-9]{0,255}|\.[0-9]{1,255})([eE][+-]?[0-9]{1,3})?$'
+                         THEN to_jsonb((stored.value #>> '{}')::numeric)
+                         ELSE stored.value END) AS metrics
+                FROM jsonb_each(CASE WHEN jsonb_typeof(run.summary) = 'object' THEN run.summary END)
+                     AS stored (name, value)
+               WHERE stored.name IN ('sharpe', 'return_pct', 'max_drawdown_pct', 'trades', 'trade_count')
+              ) AS read -- the gate reads numbers stored as text too
         WHERE known.source_type = 'test_variant'
           AND run.id = known.source_id
           AND run.workspace_id = known.workspace_id

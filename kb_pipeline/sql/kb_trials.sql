@@ -30,13 +30,23 @@ SELECT source.id::text,
               run.kb_status, run.params,
               run.dataset_meta ->> 'timeframe' AS timeframe, run.dataset_meta ->> 'symbol' AS symbol,
               coalesce(plan.objective_name, 'sharpe') AS objective, run.objective_score,
-              kb_finite_number(run.summary -> 'sharpe') AS sharpe,
-              kb_finite_number(run.summary -> 'return_pct') AS return_pct,
-              kb_finite_number(run.summary -> 'max_drawdown_pct') AS max_drawdown_pct,
-              coalesce(run.trade_count, kb_finite_number(run.summary -> 'trades'),
-                       kb_finite_number(run.summary -> 'trade_count')) AS trades,
+              kb_finite_number(read.metrics -> 'sharpe') AS sharpe,
+              kb_finite_number(read.metrics -> 'return_pct') AS return_pct,
+              kb_finite_number(read.metrics -> 'max_drawdown_pct') AS max_drawdown_pct,
+              coalesce(run.trade_count, kb_finite_number(read.metrics -> 'trades'),
+                       kb_finite_number(read.metrics -> 'trade_count')) AS trades,
               NULL::float8 AS sharpe_is, run.regime_oos
          FROM backtest_runs AS run
+         CROSS JOIN LATERAL (
+              SELECT jsonb_object_agg(stored.name, CASE
+                         WHEN jsonb_typeof(stored.value) = 'string'
+                          AND stored.value #>> '{}' ~ '^[+-]?([0-9]{1,255}\.?[0-9]{0,255}|\.[0-9]{1,255})([eE][+-]?[0-9]{1,3})?$'
+                         THEN to_jsonb((stored.value #>> '{}')::numeric)
+                         ELSE stored.value END) AS metrics
+                FROM jsonb_each(CASE WHEN jsonb_typeof(run.summary) = 'object' THEN run.summary END)
+                     AS stored (name, value)
+               WHERE stored.name IN ('sharpe', 'return_pct', 'max_drawdown_pct', 'trades', 'trade_count')
+              ) AS read -- the gate reads numbers stored as text too
          LEFT JOIN run_plans AS plan
            ON plan.id = run.run_plan_id
           AND plan.workspace_id = run.workspace_id

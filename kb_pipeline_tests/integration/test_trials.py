@@ -6,6 +6,8 @@ from uuid import UUID
 
 import pytest
 
+from kb_pipeline.backfills.candidacy import CandidacyRequest, backfill_candidacy
+from kb_pipeline.backfills.invariants import breaches
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.backfills.trials import TrialsRequest, ingest_trials
 from kb_pipeline.storage.postgres import Connection
@@ -170,7 +172,7 @@ def test_metrics_that_are_no_finite_numbers_are_null(connection: Connection, wor
             workspace,
             kb_status="candidate",
             objective_score=score,
-            summary='{"sharpe": 1e400, "return_pct": "5", "max_drawdown_pct": -1e5000, "trades": 2.5}',
+            summary='{"sharpe": 1e400, "return_pct": "5%", "max_drawdown_pct": -1e5000, "trades": 2.5}',
         )
         for score in ("NaN", "Infinity", "-Infinity")
     ]
@@ -180,6 +182,18 @@ def test_metrics_that_are_no_finite_numbers_are_null(connection: Connection, wor
     names = "objective_score, sharpe_oos, return_fraction_oos, max_drawdown_fraction_oos, trades_oos"
     for source_id in broken:
         assert _trial(connection, source_id, names) == (None,) * 5
+
+
+def test_numbers_stored_as_text_are_read_as_the_gate_reads_them(
+    connection: Connection, workspace: Workspace
+) -> None:
+    summary = '{"sharpe": "1.5", "return_pct": "+5", "max_drawdown_pct": "-125e-1", "trades": "60"}'
+    run_id = add_run(connection, workspace, summary=summary)
+    backfill_candidacy(connection, CandidacyRequest(workspace_id=workspace.id), dry_run=False)
+    _ingest(connection, workspace)
+    names = "sharpe_oos, return_fraction_oos, max_drawdown_fraction_oos, trades_oos"
+    assert _trial(connection, run_id, names) == (1.5, 0.05, 0.125, 60)
+    assert breaches(connection, workspace.id) == {}
 
 
 def test_parameters_that_cannot_be_read_are_counted_and_the_rest_goes_on(
