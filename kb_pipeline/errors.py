@@ -15,13 +15,17 @@ class KbPipelineError(Exception):
 
     def __str__(self) -> str:
         # Messages quote rows, files and what the database said; they end on terminals and in logs.
-        return printable_lines(super().__str__())
+        return printable_lines(Exception.__str__(self))  # KeyError would quote the message
 
 
 class BadArgumentError(KbPipelineError):
     """An option's value cannot be used; nothing was read or written."""
 
     exit_code = ExitCode.BAD_INPUT
+
+
+class MissingColumnError(BadArgumentError, KeyError):
+    """Bars without a column that a regime needs."""
 
 
 class DatabaseUrlError(BadArgumentError):

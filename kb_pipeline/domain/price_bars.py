@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kb_pipeline.errors import BadArgumentError
+from kb_pipeline.errors import BadArgumentError, MissingColumnError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,8 @@ class PriceBars:
                 datetime, time, timestamp or ts.
 
         Raises:
-            BadArgumentError: A price column is missing, there twice, or does not hold numbers.
+            MissingColumnError: A price column is missing.
+            BadArgumentError: One is there twice, or does not hold numbers.
         """
         high, low, close = (_prices(frame, name) for name in ("high", "low", "close"))
         return cls(high, low, close, _times(frame))
@@ -68,7 +69,8 @@ def _labels(frame: "pd.DataFrame", name: str) -> list[Any]:
 def _prices(frame: "pd.DataFrame", name: str) -> NDArray[np.float64]:
     labels = _labels(frame, name) or _labels(frame, name[0])
     if len(labels) != 1:
-        raise BadArgumentError(
+        error_class = BadArgumentError if labels else MissingColumnError
+        raise error_class(
             f"The bars have {len(labels)} columns named {name!r}, but a regime needs exactly one. "
             f"Columns found: {', '.join(map(str, frame.columns))}."
         )

@@ -181,6 +181,15 @@ def test_a_window_outside_the_series_is_refused(starts: Any, ends: Any) -> None:
         compute_regime_snapshots(walk(60), starts, ends)
 
 
+def test_bars_without_a_price_column_are_refused_as_a_missing_key_in_plain_words() -> None:
+    with pytest.raises(KeyError) as refusal:
+        compute_regime_snapshots(walk(60).drop(columns="high"), [0], [60])
+    assert isinstance(refusal.value, BadArgumentError)
+    assert str(refusal.value) == (
+        "The bars have 0 columns named 'high', but a regime needs exactly one. Columns found: low, close."
+    )
+
+
 # --- Times -------------------------------------------------------------------------------------
 
 
