@@ -5,6 +5,10 @@ templates, JSON escapes by itself, and no output is CSV.
 """
 
 import re
+from typing import Final
+
+_MARKUP: Final = re.compile(r"[!-+\-/;-@\[-`{-~]|:(?=\S)|(?<=www)\.")
+"""What can be markup, or make a link of an address; a comma, or a colon before a space, cannot."""
 
 
 def printable(text: str) -> str:
@@ -23,7 +27,7 @@ def printable_lines(text: str) -> str:
 
 def markdown_text(text: str) -> str:
     """Return what Markdown shows as this text, in one line: no link, no picture, no markup of its own."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", printable(text))
+    return _MARKUP.sub(r"\\\g<0>", printable(text))
 
 
 def markdown_block(text: str) -> str:

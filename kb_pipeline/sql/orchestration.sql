@@ -55,7 +55,8 @@ SELECT window_start, window_end, tags
 -- due_tunes --
 -- The completed tunes of a workspace that can be attributed now: not attributed since they last
 -- completed, and their best trial has a regime; or it has none, and what they were attributed before is
--- to be withdrawn. The digest names exactly this work.
+-- to be withdrawn. The digest names exactly this work; ordered by id alone, the planner would rather go
+-- through the whole table in the order of its primary key than sort what the index of waiting tunes gives.
 SELECT count(*),
        md5(string_agg(concat_ws(' ', due.id, due.completed_at), ',' ORDER BY due.created_at, due.id))
   FROM backtest_tunes AS due

@@ -58,7 +58,9 @@ def _price_files(directory: Path) -> Iterator[PriceFile]:
     for path in directory.iterdir():
         plain = Path(path.name.removesuffix(".gz"))
         symbol, separator, timeframe = plain.stem.rpartition("_")
-        if separator and symbol and timeframe in TIMEFRAMES_SECONDS and plain.suffix in _SUFFIXES:
+        is_named = separator and symbol and timeframe in TIMEFRAMES_SECONDS and plain.suffix in _SUFFIXES
+        # Not a pipe, which would be waited for, nor a link to nothing.
+        if is_named and path.is_file():
             yield PriceFile(path, symbol.upper(), timeframe)
 
 

@@ -19,10 +19,12 @@ from kb_pipeline.storage.demo import DEMO_WORKSPACE_ID, load_demo
 from kb_pipeline.storage.migrations import migrate
 from kb_pipeline.storage.postgres import Connection, connect, ensure_database
 from kb_pipeline_tests.acceptance import browser as chromium
+from kb_pipeline_tests.acceptance.questions import QUESTIONS
 from kb_pipeline_tests.acceptance.served import ROOT, ask, dagster_environment, serve, wait_until
 from kb_pipeline_tests.builders import add_trial, add_tune, column
 from kb_pipeline_tests.conftest import Workspace
 
+CANARY = "nachtigall"
 TICK_SECONDS = 30
 RUN_SECONDS = 15
 LAUNCH = """eval "$(python -m kb_pipeline.orchestration.instance)"
@@ -59,7 +61,11 @@ def page(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page
     migrate(url)
     with connect(url) as connection, _listener() as (webhook, told):
         load_demo(connection, ROOT / "data" / "demo")
-        environment = dagster_environment(server, tmp_path_factory.mktemp("kb"), url, "ui_dagster")
+        # The server asks for no password; one in the URLs shows wherever it should not.
+        with_password = url.replace("@", f":{CANARY}@", 1)
+        environment = dagster_environment(server, tmp_path_factory.mktemp("kb"), with_password, "ui_dagster")
+        dagster_url = environment["KB_DAGSTER_DATABASE_URL"]
+        environment["KB_DAGSTER_DATABASE_URL"] = dagster_url.replace("@", f":{CANARY}@", 1)
         environment["KB_ALERT_WEBHOOK"] = webhook
         # With the last variable `dagster dev` itself would refuse its -w.
         with serve(environment | {"DAGSTER_MODULE_NAME": "kb_pipeline.definitions"}) as address:
@@ -264,6 +270,17 @@ def test_the_backfill_from_the_dialog_succeeds_in_one_run(
     # 0 until the picture is decoded.
     assert wait_until(lambda: browser.evaluate(width), "the picture to be drawn", 20) > 300
     browser.picture(pictures / "regime-plot.png")
+
+
+def test_no_question_to_the_page_is_answered_with_the_password(page: Page) -> None:
+    answers = {about: json.dumps(ask(page.address, query)) for about, query in QUESTIONS.items()}
+    assert "local_artifact_storage" in answers["the instance"]
+    assert "There is no workspace 'nowhere'" in answers["runs"]
+    assert "found" in answers["sensors"]
+    assert "completed_tunes" in answers["sensors"]
+    assert '"database"' in answers["resources"]
+    assert "kb_pipeline" in answers["the location"]
+    assert [about for about, said in answers.items() if CANARY in said] == []
 
 
 def _runs_of_backfills(page: Page) -> list[Any]:

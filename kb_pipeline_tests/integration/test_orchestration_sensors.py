@@ -312,6 +312,19 @@ def test_a_price_file_is_requested_when_it_stands_still_until_it_is_normalised(
     assert _tick(new_ohlcv_files, instance, third.cursor, prices=prices).run_requests
 
 
+def test_a_pipe_and_a_dangling_link_among_the_price_files_hold_nobody_up(
+    prices: Prices, instance: dg.DagsterInstance
+) -> None:
+    files = prices.root / "ohlcv"
+    os.mkfifo(files / "PIPE_1d.csv")
+    (files / "LINK_1d.csv").symlink_to("nowhere")
+    (files / "DIRECTORY_1d.csv").mkdir()
+    write_daily_bars(files / "AAA_1d.csv")
+    assert prices.symbols() == ["AAA"]
+    first = _tick(new_ohlcv_files, instance, prices=prices)
+    assert len(_tick(new_ohlcv_files, instance, first.cursor, prices=prices).run_requests or ()) == 1
+
+
 def test_an_alert_reaches_the_webhook_and_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
