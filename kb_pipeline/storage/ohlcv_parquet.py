@@ -16,11 +16,13 @@ import pyarrow.parquet as pq
 from kb_pipeline import rules
 from kb_pipeline.storage.ohlcv_failures import Refusal, refuse
 from kb_pipeline.storage.ohlcv_source import Source
-from kb_pipeline.storage.ohlcv_table import Table, column_roles
+from kb_pipeline.storage.ohlcv_table import Table, column_roles, is_time
 
 _ARROW_SCHEMA: Final = b"ARROW:schema"
 _EXTENSION: Final = b"ARROW:extension"
 _BYTES_A_CELL: Final = 8
+_PANDAS_INDEX: Final = "__index_level_0__"
+"""What pandas calls the index of a frame where it has no name of its own."""
 
 
 def read_parquet(source: Source) -> Table:
@@ -43,7 +45,8 @@ def _read(source: Source) -> Table:
     _refuse_extensions(source.path, footer)
     names = [footer.schema.column(position).path for position in range(footer.num_columns)]
     _refuse_nested(source.path, footer.schema, names)
-    roles = column_roles(source.path, names)
+    labels = _with_unnamed_index(footer.schema, names)
+    roles = column_roles(source.path, labels)
     if not footer.num_rows:
         raise refuse(source.path, Refusal.NO_BARS, "found columns and no rows, needed at least one bar")
     _refuse_bomb(source.path, footer, len(roles))
@@ -54,7 +57,7 @@ def _read(source: Source) -> Table:
     cells = {role: _plain(table.column(names[position])) for role, position in roles.items()}
     return Table(
         source.path,
-        names,
+        labels,
         roles,
         cells,
         place_form="{path}: row {line}, column {field}",
@@ -79,6 +82,14 @@ def _refuse_nested(path: Path, schema: pq.ParquetSchema, names: list[str]) -> No
     if nested:
         text = f"found the nested column {nested[0]!a}, needed plain columns. Flatten or drop it"
         raise refuse(path, Refusal.BINARY_FILE, text)
+
+
+def _with_unnamed_index(schema: pq.ParquetSchema, names: list[str]) -> list[str]:
+    """Return the names with pandas' unnamed index of times as `time`, unless something else is the time."""
+    if _PANDAS_INDEX not in names or any(is_time(name) for name in names):
+        return names
+    holds_times = schema.column(names.index(_PANDAS_INDEX)).logical_type.type == "TIMESTAMP"
+    return ["time" if holds_times and name == _PANDAS_INDEX else name for name in names]
 
 
 def _refuse_bomb(path: Path, footer: pq.FileMetaData, columns: int) -> None:

@@ -77,6 +77,11 @@ class Bars(NamedTuple):
 # --- Columns -----------------------------------------------------------------------------------
 
 
+def is_time(name: str) -> bool:
+    """Return whether a column of this name is the time of its bars."""
+    return _ROLES.get(name.strip().lower()) == "time"
+
+
 def column_roles(path: Path, names: Sequence[str]) -> dict[str, int]:
     """Return which field plays which role.
 
@@ -107,7 +112,7 @@ def _refuse_missing(path: Path, names: Sequence[str], missing: list[str]) -> Non
     found = ", ".join(shown(name.strip()) for name in names[:12]) + (", ..." if len(names) > 12 else "")
     wanted = ", ".join(f"{role} (or {', '.join(_ALIASES[role][1:])})" for role in missing)
     raise refuse(
-        path, Refusal.MISSING_COLUMNS, f"found the columns {found}; needed also {wanted}. Name them in line 1"
+        path, Refusal.MISSING_COLUMNS, f"found the columns {found}; needed also {wanted}. Name the columns so"
     )
 
 

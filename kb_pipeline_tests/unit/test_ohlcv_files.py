@@ -203,6 +203,20 @@ def test_times_of_every_plain_type_are_read(times: pa.Array, tmp_path: Path) -> 
     ]
 
 
+def test_a_frame_is_read_as_pandas_stores_it_with_an_index_of_times_or_another(tmp_path: Path) -> None:
+    times = pd.date_range("2024-01-02", periods=3, tz="UTC")
+    prices = pd.DataFrame({"open": 1.0, "high": 2.0, "low": 0.5, "close": 1.5}, index=times)
+    prices.to_parquet(tmp_path / "index.parquet")
+    prices.reset_index(names="date").iloc[::2].to_parquet(
+        tmp_path / "rows.parquet"
+    )  # an index of whole numbers
+    prices.reset_index(drop=True).iloc[::2].to_parquet(tmp_path / "timeless.parquet")
+    assert list(read_ohlcv_file(tmp_path / "index.parquet").frame.index) == list(times)
+    assert list(read_ohlcv_file(tmp_path / "rows.parquet").frame.index) == list(times[::2])
+    with pytest.raises(OhlcvFileError, match="needed also time"):
+        read_ohlcv_file(tmp_path / "timeless.parquet")
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
