@@ -82,7 +82,7 @@ def _checked(source: Source, zone: ZoneInfo | None, timeframe: str | None, symbo
     if timeframe is not None:
         _refuse_other_timeframe(source.path, bar_times_ns(bars.frame), timeframe)
     return OhlcvFile(
-        source.path, bars.frame, _symbol(source.path, symbol, bars.symbol), source.sha256, bars.notices
+        source.path, bars.frame, _symbol(source.path, symbol, bars.symbol), source.sha256(), bars.notices
     )
 
 

@@ -36,6 +36,7 @@ _ALIASES: Final = {
 }
 _ROLES: Final = {alias: role for role, aliases in _ALIASES.items() for alias in aliases}
 _REQUIRED: Final = ("time", *ohlcv.PRICE_COLUMNS)
+NUMBER_ROLES: Final = (*ohlcv.PRICE_COLUMNS, *ohlcv.OPTIONAL_COLUMNS)
 
 Times = npt.NDArray[np.int64]
 Columns = dict[str, npt.NDArray[np.float64]]
@@ -81,7 +82,7 @@ class Parts:
 
     table: Table
     rows: list[int]
-    cut: list[Callable[[], Cells | None]]
+    cut: Sequence[Callable[[], Cells | None]]
 
 
 class Bars(NamedTuple):
@@ -156,7 +157,7 @@ def bars_from_table(table: Table, timezone: ZoneInfo | None, *, exact: bool = Fa
     """
     with ThreadPoolExecutor() as pool:  # Arrow lets go of the interpreter while it converts a column
         read = _read(table.cells, timezone, pool.map, exact=exact)
-    bars = _good_bars(table, read)
+    bars = None if ohlcv.violations(pd.DataFrame(read.columns, copy=False)) else _good_bars(table, read)
     if bars is None:
         raise _refusal(table, read)
     return bars
@@ -175,7 +176,7 @@ def bars_from_parts(parts: Parts, timezone: ZoneInfo | None) -> Bars | None:
     def read_part(number: int) -> _Read | None:
         cells = parts.cut[number]()
         read = None if cells is None else _read(cells, timezone, map, to_first_bad=True)
-        if read is None or any(read.bad.values()) or len(read.times) != parts.rows[number]:
+        if read is None or any(read.bad.values()) or ohlcv.violations(pd.DataFrame(read.columns)):
             return None
         rows = slice(begins[number], begins[number + 1])
         times[rows] = read.times
@@ -196,7 +197,7 @@ def bars_from_parts(parts: Parts, timezone: ZoneInfo | None) -> Bars | None:
 
 
 def _number_names(roles: Iterable[str]) -> list[str]:
-    return [name for name in (*ohlcv.PRICE_COLUMNS, *ohlcv.OPTIONAL_COLUMNS) if name in roles]
+    return [name for name in NUMBER_ROLES if name in roles]
 
 
 def _read(cells: Cells, timezone: ZoneInfo | None, side_by_side: _Map, **how: bool) -> _Read:
@@ -215,24 +216,25 @@ def _read(cells: Cells, timezone: ZoneInfo | None, side_by_side: _Map, **how: bo
 
 
 def _good_bars(table: Table, read: _Read) -> Bars | None:
-    """Return the bars, or None where some rule is broken."""
+    """Return the bars of rows that break no rule each, or None where they break one together."""
     if table.failures or any(read.bad.values()):
         return None
     times, columns, symbols = read.times, read.columns, read.symbols
-    order, repeats = _order_and_repeats(times, columns)
-    if len(symbols) > 1 or repeats.conflicting.any():
+    done = {}
+    if len(symbols) > 1:
         return None
-    done = {
-        "sorted_on_load": int(np.count_nonzero(times[1:] < times[:-1])),
-        "dropped_duplicates": int(np.count_nonzero(repeats.exact)),
-    }
-    if any(done.values()):
+    if not (times[1:] > times[:-1]).all():
+        order, repeats = _order_and_repeats(times, columns)
+        if repeats.conflicting.any():
+            return None
+        done = {
+            "sorted_on_load": int(np.count_nonzero(times[1:] < times[:-1])),
+            "dropped_duplicates": int(np.count_nonzero(repeats.exact)),
+        }
         kept = order[~repeats.exact]
         times, columns = times[kept], {name: values[kept] for name, values in columns.items()}
     index = pd.DatetimeIndex(times.view("M8[ns]"), tz="UTC", name="ts")
     frame = pd.DataFrame(columns, index=index, copy=False)
-    if ohlcv.violations(frame):
-        return None
     frame = ohlcv.OHLCV_SCHEMA.validate(frame, lazy=True, inplace=True)
     return Bars(frame, symbols[0] if symbols else None, _notices(table, read.rounded, done))
 
@@ -265,8 +267,6 @@ class _Repeats(NamedTuple):
 def _order_and_repeats(times: Times, columns: Columns) -> tuple[Times, _Repeats]:
     # Compared and not subtracted: 1900 and 2200 are further apart than 64 bits of nanoseconds.
     none = np.zeros(len(times), dtype=bool)
-    if (times[1:] > times[:-1]).all():
-        return np.arange(len(times)), _Repeats(none, none)
     order = np.argsort(times, kind="stable")
     same_time, same_values = none, none.copy()
     same_time[1:] = times[order][1:] == times[order][:-1]
