@@ -75,9 +75,7 @@ def report(pids: Iterator[int]) -> None:
         found[kind(pid)].append(memory(pid))
     for name, sizes in found.items():
         largest, together = max(it.resident for it in sizes), sum(it.proportional for it in sizes)
-        print(
-            f"{name}: {len(sizes)}, the largest {largest:.0f} MB resident, together {together:.0f} MB"
-        )
+        print(f"{name}: {len(sizes)}, the largest {largest:.0f} MB resident, together {together:.0f} MB")
 
 
 def main() -> None:
