@@ -59,6 +59,10 @@ plant: $(READY)  ## Plant known bugs one at a time and see the tests catch each 
 bench: $(READY)  ## Measure against what a user would pick instead (half an hour); report in benchmarks/results.
 	@$(BIN)/python -m benchmarks.report
 
+bench-growth: $(READY)  ## Measure how time, memory and rows scanned grow with the data (half an hour), and draw it.
+	@$(BIN)/python -m benchmarks.growth
+	@$(BIN)/python -m benchmarks.growth --drop
+
 bench-smoke: $(READY)  ## Run the benchmarks on little data: are the results those of the alternatives?
 	@$(BIN)/python -m pytest -q kb_pipeline_tests/integration/test_benchmarks.py
 
@@ -66,4 +70,4 @@ lock:  ## Resolve constraints.txt again from pyproject.toml.
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header --extra dev --extra machines --upgrade pyproject.toml scripts/bootstrap.in -o constraints.txt
 
-.PHONY: help env demo ui shell test test-postgres15 machines check soak plant bench bench-smoke lock
+.PHONY: help env demo ui shell test test-postgres15 machines check soak plant bench bench-growth bench-smoke lock

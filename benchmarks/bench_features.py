@@ -1,11 +1,13 @@
-"""Regimes of a million windows of one series, against pandas with one window a call.
+"""Regimes of a million windows of one series, against pandas with one window a call, and against Polars
+with many a call where it is installed (the extra `bench`).
 
-Both compute in this process, on the same windows, and their answers are compared before anything is
+All compute in this process, on the same windows, and their answers are compared before anything is
 timed.
 """
 
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from kb_pipeline.domain.price_bars import PriceBars
 from kb_pipeline.domain.regime import RegimeSnapshots, compute_regime_snapshots
 
 COMPARED_WINDOWS = 40
+POLARS_WINDOWS = 50_000
 
 
 def random_walk(bars: int) -> pd.DataFrame:
@@ -52,6 +55,26 @@ def rate(count: int, work: Callable[[], object]) -> float:
     return count / (time.perf_counter() - begin)
 
 
+def _beside_polars(
+    frame: pd.DataFrame, series: PriceBars, starts: IntArray, ends: IntArray, repeats: int
+) -> Figure:
+    import polars as pl
+
+    from benchmarks.alternatives.polars_windows import regime_features as polars_features
+
+    bars = pl.DataFrame({name: frame[name].to_numpy() for name in ("high", "low", "close")})
+    starts, ends = starts[:POLARS_WINDOWS], ends[:POLARS_WINDOWS]
+    ours = compute_regime_snapshots(series, starts, ends).features
+    for name, found in polars_features(bars, starts, ends).drop("window").to_dict().items():
+        np.testing.assert_allclose(ours[name], found.to_numpy(), rtol=1e-9, atol=1e-12, err_msg=name)
+    own, theirs = in_turn(
+        repeats,
+        lambda: rate(len(starts), lambda: compute_regime_snapshots(series, starts, ends)),
+        lambda: rate(len(starts), lambda: polars_features(bars, starts, ends)),
+    )
+    return Figure(f"the same windows, {len(starts):,} of them", "windows/s", own, "Polars, all cores", theirs)
+
+
 def figures(
     bars: int = 100_000, windows: int = 1_000_000, pandas_windows: int = 500, repeats: int = 7
 ) -> Iterator[Figure]:
@@ -82,6 +105,8 @@ def figures(
     )
     one = in_turn(20 * repeats, lambda: rate(1, lambda: compute_regime_snapshots(frame[:200], [0], [200])))[0]
     yield Figure("one window a call", "windows/s", one)
+    if find_spec("polars"):
+        yield _beside_polars(frame, series, starts, ends, min(repeats, 3))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def landed_per_second(database: str, path: Path, batch_size: int) -> float:
     return report.updated / seconds
 
 
-def figures(rows: int = 200_000, repeats: int = 3) -> Iterator[Figure]:
+def figures(rows: int = 100_000, repeats: int = 3) -> Iterator[Figure]:
     """Yield the rate for each kind of window and batch size."""
     with tempfile.TemporaryDirectory() as directory:
         path = write_hourly_bars(Path(directory) / "BENCH_1h.csv")

@@ -14,9 +14,10 @@ from pathlib import Path
 from benchmarks.figures import Figure, as_json, machine, markdown, show
 
 NAMES = (
-    *("features", "ohlcv", "landing", "candidacy", "attribution", "flat"),
+    *("features", "ohlcv", "landing", "candidacy", "attribution"),
     *("uplift", "recommend", "sensors"),
 )
+"""All but `flat`, of which `growth` tells more, and what needs Dagster's web page."""
 
 
 def _one(name: str, into: Path) -> None:

@@ -79,3 +79,13 @@ def fresh_copy(of: str, *, role: str = embedded.APP) -> Iterator[str]:
             yield url.replace(f"//{embedded.SUPERUSER}@", f"//{role}@")
         finally:
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+def drop_all() -> None:
+    """Drop every database that a benchmark filled."""
+    with connect(embedded.start(role=embedded.SUPERUSER), timeouts=False) as admin:
+        names = admin.execute(
+            "SELECT datname FROM pg_database WHERE starts_with(datname, 'bench_')"
+        ).fetchall()
+        for (name,) in names:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

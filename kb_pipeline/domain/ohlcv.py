@@ -103,7 +103,9 @@ def violations(frame: pd.DataFrame) -> list[Violation]:
 def _value_checks(column: str) -> list[pandera.Check]:
     # Pandera leaves NaN out of its checks; a column that is not nullable refuses it.
     return [
-        pandera.Check(rule.holds, name=rule.reason, error=f"needed {rule.needed}")
+        pandera.Check(
+            rule.holds, name=rule.reason, error=f"needed {rule.needed}", ignore_na=rule.holds is _is_finite
+        )
         for rule in VALUE_RULES
         if column in rule.columns
     ]
@@ -121,7 +123,10 @@ OHLCV_SCHEMA: Final = pandera.DataFrameSchema(
         for name in PRICE_COLUMNS + OPTIONAL_COLUMNS
     },
     checks=[
-        pandera.Check(rule.holds, name=f"{rule.reason}_{rule.column}", error=f"needed {rule.needed}")
+        # NaN breaks no row rule; to leave it out, every cell would be looked at once more for each.
+        pandera.Check(
+            rule.holds, name=f"{rule.reason}_{rule.column}", error=f"needed {rule.needed}", ignore_na=False
+        )
         for rule in ROW_RULES
     ],
     index=pandera.Index(

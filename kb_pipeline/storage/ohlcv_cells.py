@@ -63,9 +63,10 @@ class NumberColumn(NamedTuple):
 
 
 class TimeColumn(NamedTuple):
-    """UTC epoch nanoseconds, 0 where bad."""
+    """UTC epoch nanoseconds, 0 where bad, and their form: naive, aware, seconds or milliseconds."""
 
     values: Times
+    form: str | None
     bad: list[BadCell]
 
 
@@ -178,13 +179,13 @@ def read_times(
     if not exact:
         read = _times_at_once(column)
         if read is not None:
-            values, naive = read
-            return _localised(values, timezone, column) if naive and timezone else TimeColumn(values, [])
+            naive = read.form == "naive"
+            return _localised(read.values, timezone, column) if naive and timezone else read
     return _times_by_cell(_texts(column), timezone, to_first_bad=to_first_bad)
 
 
-def _times_at_once(column: pa.ChunkedArray) -> tuple[Times, bool] | None:
-    """Return times and whether they name no zone, or None where cells differ or one is odd."""
+def _times_at_once(column: pa.ChunkedArray) -> TimeColumn | None:
+    """Return times in their own zone or in none, or None where cells differ or one is odd."""
     if column.null_count or not len(column):
         return None
     try:
@@ -202,21 +203,23 @@ def _times_at_once(column: pa.ChunkedArray) -> tuple[Times, bool] | None:
         return None
 
 
-def _in_years(times: pa.ChunkedArray, naive: bool) -> tuple[Times, bool] | None:
+def _in_years(times: pa.ChunkedArray, naive: bool) -> TimeColumn | None:
     # Microseconds reach the year 290,000; nanoseconds would wrap around silently in 2262.
     coarse = pc.cast(pc.cast(times, pa.timestamp("us", times.type.tz), safe=False), pa.int64()).to_numpy()
     if int(coarse.min()) * 1_000 < _FIRST_NS or int(coarse.max()) * 1_000 > _LAST_NS:
         return None
     fine = pc.cast(pc.cast(times, pa.timestamp("ns", times.type.tz)), pa.int64())
-    return fine.to_numpy(), naive
+    return TimeColumn(fine.to_numpy(), "naive" if naive else "aware", [])
 
 
-def _epochs_at_once(column: pa.ChunkedArray, digits: int) -> tuple[Times, bool] | None:
-    pattern, unit_ns = ("^[0-9]{9,10}$", 10**9) if digits <= 10 else ("^[0-9]{12,13}$", 10**6)
+def _epochs_at_once(column: pa.ChunkedArray, digits: int) -> TimeColumn | None:
+    form, pattern, unit_ns = (
+        ("seconds", "^[0-9]{9,10}$", 10**9) if digits <= 10 else ("milliseconds", "^[0-9]{12,13}$", 10**6)
+    )
     if not pc.all(pc.match_substring_regex(column, pattern)).as_py():
         return None
     epochs = pc.cast(column, pa.int64()).to_numpy()
-    return None if epochs.max() > _LAST_NS // unit_ns else (epochs * unit_ns, False)
+    return None if epochs.max() > _LAST_NS // unit_ns else TimeColumn(epochs * unit_ns, form, [])
 
 
 def _localised(local_ns: Times, timezone: ZoneInfo, column: pa.ChunkedArray) -> TimeColumn:
@@ -239,7 +242,7 @@ def _localised(local_ns: Times, timezone: ZoneInfo, column: pa.ChunkedArray) -> 
         )
         for row in np.flatnonzero(unread)
     ]
-    return TimeColumn(values, bad)
+    return TimeColumn(values, "naive", bad)
 
 
 class _Time(NamedTuple):
@@ -274,7 +277,7 @@ def _times_by_cell(texts: pa.ChunkedArray, timezone: ZoneInfo | None, *, to_firs
         local = _localised(values[read_rows], timezone, texts.take(pa.array(read_rows)))
         values[read_rows] = local.values
         bad += [cell._replace(row=int(read_rows[cell.row])) for cell in local.bad]
-    return TimeColumn(values, bad)
+    return TimeColumn(values, form, bad)
 
 
 def _time(text: str | None) -> _Time | _Unread:

@@ -1,21 +1,27 @@
 """Cut a CSV file into cells.
 
-Arrow cuts it at once where the file is plain: no quotes, no odd line ends. Otherwise, and where
-Arrow stumbles, it is cut line by line, and every line that has another number of fields, a control
-character or a quote that does not close is named.
+Arrow cuts it in large parts where the file is plain: no quotes, no odd line ends. Otherwise, and
+where Arrow stumbles, it is cut line by line, and every line that has another number of fields, a
+control character or a quote that does not close is named.
 """
 
 import csv
 import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from kb_pipeline.storage.ohlcv_cells import FLOAT64_DIGITS
 from kb_pipeline.storage.ohlcv_failures import Failure, Refusal, refuse, refuse_all, shown
 from kb_pipeline.storage.ohlcv_source import Source
-from kb_pipeline.storage.ohlcv_table import Table, column_roles
+from kb_pipeline.storage.ohlcv_table import NUMBER_ROLES, Cells, Parts, Table, column_roles
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """Control characters but the tab. A line feed cannot occur inside a line."""
@@ -29,11 +35,17 @@ _OTHER_DELIMITERS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 # --- At once -----------------------------------------------------------------------------------
 
+_PART_BYTES: Final = 2 << 20
+"""Text cut by one call: little enough for a core's cache, enough for the calls themselves not to count.
 
-def cut_at_once(source: Source) -> Table | None:
-    """Return the cells of a plain CSV file, or None where its lines must be looked at one by one.
+The cells of a whole large file at once take fresh memory, which cost more than the cutting.
+"""
 
-    The table knows no lines: it either holds good bars, or the file is cut again by line.
+
+def cut_at_once(source: Source) -> Parts | None:
+    """Return the parts of a plain CSV file, or None where its lines must be looked at one by one.
+
+    They know no lines: the file either holds good bars, or is cut again by line.
 
     Raises:
         OhlcvFileError: The header cannot be used.
@@ -49,12 +61,16 @@ def cut_at_once(source: Source) -> Table | None:
     roles = column_roles(source.path, names)
     if len(roles) < len(names) and len(data.translate(None, _CONTROL_BYTES)) < len(data):
         return None
-    try:
-        cells = _arrow_cells(memoryview(data)[header_end:], len(names), list(roles.values()))
-    except pa.ArrowInvalid:
-        return None
-    by_role = dict(zip(roles, cells.columns, strict=True))
-    return Table(source.path, names, roles, by_role)
+    has_tabs = b"\t" in data
+    texts = [memoryview(data)[start:end] for start, end in pairwise(_cuts(data, header_end))]
+    with ThreadPoolExecutor() as pool:
+        rows = list(pool.map(_line_feeds, texts))
+    cut = [partial(_part_cells, text, len(names), roles, has_tabs) for text in texts]
+    return Parts(Table(source.path, names, roles, {}), rows, cut)
+
+
+def _line_feeds(text: memoryview) -> int:
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == ord("\n")))
 
 
 def _is_plain(data: bytes | bytearray, header_end: int) -> bool:
@@ -62,20 +78,52 @@ def _is_plain(data: bytes | bytearray, header_end: int) -> bool:
     return data.endswith(b"\n") and unix_or_windows_ends and data.find(b'"', header_end) < 0
 
 
-def _arrow_cells(body: memoryview, fields: int, wanted: list[int]) -> pa.Table:
-    # A text stays a text: what Arrow takes for a null, a number or a time is wider than our rules.
+def _cuts(data: bytes | bytearray, start: int) -> Iterator[int]:
+    """Yield where parts begin and end: behind a line feed each."""
+    while start < len(data):
+        yield start
+        start = data.find(b"\n", min(start + _PART_BYTES, len(data) - 1)) + 1
+    yield len(data)
+
+
+def _part_cells(text: memoryview, fields: int, roles: dict[str, int], has_tabs: bool) -> Cells | None:
+    """Return the cells of some lines: numbers as such where that says all, else as text."""
+    # Arrow takes a tab beside a number for a blank; digits that a float64 cannot hold are counted.
+    wants_text = has_tabs or _has_long_numbers(text)
+    for kind in [pa.string()] if wants_text else [pa.float64(), pa.string()]:
+        try:
+            return _arrow_cells(text, fields, roles, kind)
+        except pa.ArrowInvalid:
+            continue
+    return None
+
+
+def _has_long_numbers(text: memoryview) -> bool:
+    """Return whether somewhere more digits (and points) follow each other than a float64 can need."""
+    run = (np.frombuffer(text, np.uint8) - np.uint8(ord("."))) < np.uint8(12)  # . / and the ten digits
+    length, longest = 1, FLOAT64_DIGITS + 1
+    while length < longest:
+        step = min(length, longest - length)
+        run, length = run[:-step] & run[step:], length + step
+    return bool(run.any())
+
+
+def _arrow_cells(text: memoryview, fields: int, roles: dict[str, int], numbers: pa.DataType) -> Cells:
+    # Times and symbols stay texts: what Arrow takes for a null or a time is wider than our rules. Of numbers
+    # it reads what its cast of a text reads, blanks around them, and nan and inf, which are refused later.
     columns = [str(position) for position in range(fields)]
-    return pyarrow.csv.read_csv(
-        pa.BufferReader(pa.py_buffer(body)),
-        read_options=pyarrow.csv.ReadOptions(column_names=columns),
+    kinds = {str(at): numbers if role in NUMBER_ROLES else pa.string() for role, at in roles.items()}
+    found = pyarrow.csv.read_csv(
+        pa.BufferReader(pa.py_buffer(text)),
+        read_options=pyarrow.csv.ReadOptions(
+            column_names=columns, use_threads=False, block_size=len(text) + 1
+        ),
         parse_options=pyarrow.csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
         convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(columns, pa.string()),
-            include_columns=[str(position) for position in wanted],
-            null_values=[],
-            strings_can_be_null=False,
+            column_types=kinds, include_columns=list(kinds), null_values=[], strings_can_be_null=False
         ),
     )
+    return dict(zip(roles, found.columns, strict=True))
 
 
 # --- Line by line ------------------------------------------------------------------------------

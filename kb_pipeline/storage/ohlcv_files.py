@@ -23,7 +23,7 @@ from kb_pipeline.storage.ohlcv_failures import Refusal, refuse, shown
 from kb_pipeline.storage.ohlcv_json import read_json, read_ndjson
 from kb_pipeline.storage.ohlcv_parquet import read_parquet
 from kb_pipeline.storage.ohlcv_source import Source, read_source
-from kb_pipeline.storage.ohlcv_table import Bars, bars_from_table, good_bars_from_table
+from kb_pipeline.storage.ohlcv_table import Bars, bars_from_parts, bars_from_table
 
 _TICKER: Final = re.compile(r"[A-Z0-9.^=-]{1,15}")
 
@@ -82,7 +82,7 @@ def _checked(source: Source, zone: ZoneInfo | None, timeframe: str | None, symbo
     if timeframe is not None:
         _refuse_other_timeframe(source.path, bar_times_ns(bars.frame), timeframe)
     return OhlcvFile(
-        source.path, bars.frame, _symbol(source.path, symbol, bars.symbol), source.sha256, bars.notices
+        source.path, bars.frame, _symbol(source.path, symbol, bars.symbol), source.sha256(), bars.notices
     )
 
 
@@ -105,8 +105,8 @@ def bars_from_source(source: Source, timezone: ZoneInfo | None, *, exact: bool =
 
 def _bars_from_csv(source: Source, timezone: ZoneInfo | None, *, exact: bool) -> Bars:
     """Prove at once that the file is good, or else find everything that is wrong with it."""
-    table = None if exact else cut_at_once(source)
-    bars = None if table is None else good_bars_from_table(table, timezone)
+    parts = None if exact else cut_at_once(source)
+    bars = None if parts is None else bars_from_parts(parts, timezone)
     return bars or bars_from_table(cut_by_line(source), timezone, exact=exact)
 
 

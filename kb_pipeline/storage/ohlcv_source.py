@@ -12,6 +12,8 @@ import io
 import os
 import stat
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -32,7 +34,7 @@ _FORMATS: Final = {
 }
 
 _CHUNK_BYTES: Final = 1 << 20
-"""Measured: larger chunks fall out of the cache before they are hashed."""
+"""Between two looks at whether it is too much."""
 
 _MOST_GROWTH_BYTES: Final = 32 << 20
 
@@ -60,12 +62,12 @@ _BINARY: Final = {
 
 
 class Source(NamedTuple):
-    """The unpacked bytes of a price file. `sha256` is that of the bytes on disk."""
+    """The unpacked bytes of a price file. `sha256` gives that of the bytes on disk, once it is computed."""
 
     path: Path
     format: str
     data: bytes | bytearray
-    sha256: str
+    sha256: Callable[[], str]
 
 
 class _HashingReader(io.RawIOBase):
@@ -151,11 +153,12 @@ def _read(named: Path, opened: Path, file: io.FileIO) -> Source:
     before = os.fstat(file.fileno())
     limits = _limits(form, is_gzip=is_gzip)
     _refuse_size(named, before.st_size, limits.size)
-    reader = _HashingReader(file)
     if is_gzip:
-        data = _unpacked(named, reader, before.st_size, limits)
+        reader = _HashingReader(file)
+        data, sha256 = _unpacked(named, reader, before.st_size, limits), reader.hash.hexdigest
     else:
-        data = _all_bytes(named, reader, before.st_size, limits)
+        data = _all_bytes(named, file, before.st_size, limits)
+        sha256 = _hashed_beside(data)
     _refuse_change(named, before, os.fstat(file.fileno()), opened)
     if form != "parquet":
         _refuse_binary(named, data, _PACKED, Refusal.BAD_COMPRESSION)
@@ -169,7 +172,15 @@ def _read(named: Path, opened: Path, file: io.FileIO) -> Source:
         raise refuse(
             named, Refusal.EMPTY_FILE, f"found {before.st_size} bytes and no text, needed price bars"
         )
-    return Source(named, form, data, reader.hash.hexdigest())
+    return Source(named, form, data, sha256)
+
+
+def _hashed_beside(data: bytearray) -> Callable[[], str]:
+    """Start to hash in a thread of its own, and return what waits for the answer."""
+    with_own_thread = ThreadPoolExecutor(max_workers=1)
+    answer = with_own_thread.submit(lambda: hashlib.sha256(data).hexdigest())
+    with_own_thread.shutdown(wait=False)
+    return answer.result
 
 
 def _format(path: Path) -> tuple[str, bool]:

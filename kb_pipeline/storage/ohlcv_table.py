@@ -4,7 +4,7 @@ What CSV, JSON and Parquet have in common: which column plays which role, the or
 duplicates, and the rules of `domain.ohlcv`, whose failures are shown at their place in the file.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from heapq import nsmallest
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from kb_pipeline import rules
 from kb_pipeline.domain import ohlcv
 from kb_pipeline.errors import OhlcvFileError
-from kb_pipeline.storage.ohlcv_cells import BadCell, read_numbers, read_times
+from kb_pipeline.storage.ohlcv_cells import BadCell, NumberColumn, read_numbers, read_times
 from kb_pipeline.storage.ohlcv_failures import Failure, Refusal, refuse, refuse_all, shown
 
 _ALIASES: Final = {
@@ -36,12 +36,19 @@ _ALIASES: Final = {
 }
 _ROLES: Final = {alias: role for role, aliases in _ALIASES.items() for alias in aliases}
 _REQUIRED: Final = ("time", *ohlcv.PRICE_COLUMNS)
+NUMBER_ROLES: Final = (*ohlcv.PRICE_COLUMNS, *ohlcv.OPTIONAL_COLUMNS)
 
 Times = npt.NDArray[np.int64]
 Columns = dict[str, npt.NDArray[np.float64]]
 
+Cells = dict[str, pa.ChunkedArray]
+"""By role, the column that plays it."""
+
 Place = Callable[[int, int], tuple[int, int]]
 """From a row and a field, both counted from 0, to the line and field a message names."""
+
+
+_Map = Callable[[Callable[[str], NumberColumn], Iterable[str]], Iterable[NumberColumn]]
 
 
 def _counted_from_one(row: int, position: int) -> tuple[int, int]:
@@ -59,11 +66,23 @@ class Table:
     path: Path
     names: Sequence[str]
     roles: dict[str, int]
-    cells: dict[str, pa.ChunkedArray]
+    cells: Cells
     place: Place = _counted_from_one
     place_form: str = "{path}:{line}:{field}"
     notices: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A table that is cut part by part. `table` itself has no cells.
+
+    `rows` counts the rows of each part; `cut` returns its cells, None where it cannot be cut at once.
+    """
+
+    table: Table
+    rows: list[int]
+    cut: Sequence[Callable[[], Cells | None]]
 
 
 class Bars(NamedTuple):
@@ -119,13 +138,15 @@ def _refuse_missing(path: Path, names: Sequence[str], missing: list[str]) -> Non
 # --- Rows --------------------------------------------------------------------------------------
 
 
-class _Cells(NamedTuple):
+class _Read(NamedTuple):
     """The cells of a table as values, and by role those that cannot be read."""
 
     times: Times
     columns: Columns
     rounded: int
     bad: dict[str, list[BadCell]]
+    symbols: list[str]
+    time_form: str | None
 
 
 def bars_from_table(table: Table, timezone: ZoneInfo | None, *, exact: bool = False) -> Bars:
@@ -139,54 +160,88 @@ def bars_from_table(table: Table, timezone: ZoneInfo | None, *, exact: bool = Fa
     Raises:
         OhlcvFileError: With every failure of the table.
     """
-    cells = _read_cells(table, timezone, exact=exact)
-    bars = _good_bars(table, cells)
+    with ThreadPoolExecutor() as pool:  # Arrow lets go of the interpreter while it converts a column
+        read = _read(table.cells, timezone, pool.map, exact=exact)
+    bars = None if ohlcv.violations(pd.DataFrame(read.columns, copy=False)) else _good_bars(table, read)
     if bars is None:
-        raise _refusal(table, cells)
+        raise _refusal(table, read)
     return bars
 
 
-def good_bars_from_table(table: Table, timezone: ZoneInfo | None) -> Bars | None:
-    """Return the bars of a table, or None where anything is wrong with it."""
-    return _good_bars(table, _read_cells(table, timezone, to_first_bad=True))
+def bars_from_parts(parts: Parts, timezone: ZoneInfo | None) -> Bars | None:
+    """Return the bars of a table that is cut part by part, or None where anything is wrong with it.
+
+    The parts are cut and read side by side, and each is let go of when its values stand in their place.
+    """
+    begins = np.cumsum([0, *parts.rows])
+    names = _number_names(parts.table.roles)
+    times = np.empty(begins[-1], dtype=np.int64)
+    columns = {name: np.empty(begins[-1]) for name in names}
+
+    def read_part(number: int) -> _Read | None:
+        cells = parts.cut[number]()
+        read = None if cells is None else _read(cells, timezone, map, to_first_bad=True)
+        if read is None or any(read.bad.values()) or ohlcv.violations(pd.DataFrame(read.columns)):
+            return None
+        rows = slice(begins[number], begins[number + 1])
+        times[rows] = read.times
+        for name in names:
+            columns[name][rows] = read.columns[name]
+        return read._replace(times=times, columns=columns)
+
+    read: list[_Read] = []
+    with ThreadPoolExecutor() as pool:
+        for part in pool.map(read_part, range(len(parts.rows))):
+            if part is None or part.time_form != (read or [part])[0].time_form:
+                pool.shutdown(wait=True, cancel_futures=True)
+                return None
+            read.append(part)
+    symbols = sorted({symbol for part in read for symbol in part.symbols})
+    whole = read[0]._replace(rounded=sum(part.rounded for part in read), symbols=symbols)
+    return _good_bars(parts.table, whole)
 
 
-def _read_cells(table: Table, timezone: ZoneInfo | None, **how: bool) -> _Cells:
-    names = [name for name in (*ohlcv.PRICE_COLUMNS, *ohlcv.OPTIONAL_COLUMNS) if name in table.cells]
-    with ThreadPoolExecutor() as pool:  # Arrow lets go of the interpreter while it converts a column
-        numbers_read = pool.map(lambda name: read_numbers(table.cells[name], **how), names)
-        times = read_times(table.cells["time"], timezone, **how)
-        numbers = dict(zip(names, numbers_read, strict=True))
-    return _Cells(
+def _number_names(roles: Iterable[str]) -> list[str]:
+    return [name for name in NUMBER_ROLES if name in roles]
+
+
+def _read(cells: Cells, timezone: ZoneInfo | None, side_by_side: _Map, **how: bool) -> _Read:
+    names = _number_names(cells)
+    numbers_read = side_by_side(lambda name: read_numbers(cells[name], **how), names)
+    times = read_times(cells["time"], timezone, **how)
+    numbers = dict(zip(names, numbers_read, strict=True))
+    return _Read(
         times.values,
         {name: column.values for name, column in numbers.items()},
         sum(column.rounded for column in numbers.values()),
         {"time": times.bad, **{name: column.bad for name, column in numbers.items()}},
+        _symbols(cells),
+        times.form,
     )
 
 
-def _good_bars(table: Table, cells: _Cells) -> Bars | None:
-    """Return the bars, or None where some rule is broken."""
-    if table.failures or any(cells.bad.values()):
+def _good_bars(table: Table, read: _Read) -> Bars | None:
+    """Return the bars of rows that break no rule each, or None where they break one together."""
+    if table.failures or any(read.bad.values()):
         return None
-    times, columns = cells.times, cells.columns
-    symbols = _symbols(table)
-    order, repeats = _order_and_repeats(times, columns)
-    if len(symbols) > 1 or repeats.conflicting.any():
+    times, columns, symbols = read.times, read.columns, read.symbols
+    done = {}
+    if len(symbols) > 1:
         return None
-    done = {
-        "sorted_on_load": int(np.count_nonzero(times[1:] < times[:-1])),
-        "dropped_duplicates": int(np.count_nonzero(repeats.exact)),
-    }
-    if any(done.values()):
+    if not (times[1:] > times[:-1]).all():
+        order, repeats = _order_and_repeats(times, columns)
+        if repeats.conflicting.any():
+            return None
+        done = {
+            "sorted_on_load": int(np.count_nonzero(times[1:] < times[:-1])),
+            "dropped_duplicates": int(np.count_nonzero(repeats.exact)),
+        }
         kept = order[~repeats.exact]
         times, columns = times[kept], {name: values[kept] for name, values in columns.items()}
     index = pd.DatetimeIndex(times.view("M8[ns]"), tz="UTC", name="ts")
     frame = pd.DataFrame(columns, index=index, copy=False)
-    if ohlcv.violations(frame):
-        return None
     frame = ohlcv.OHLCV_SCHEMA.validate(frame, lazy=True, inplace=True)
-    return Bars(frame, symbols[0] if symbols else None, _notices(table, cells.rounded, done))
+    return Bars(frame, symbols[0] if symbols else None, _notices(table, read.rounded, done))
 
 
 def _notices(table: Table, rounded: int, done: dict[str, int]) -> dict[str, int]:
@@ -200,10 +255,10 @@ def _notices(table: Table, rounded: int, done: dict[str, int]) -> dict[str, int]
     return {name: count for name, count in notices.items() if count}
 
 
-def _symbols(table: Table) -> list[str]:
-    if "symbol" not in table.cells:
+def _symbols(cells: Cells) -> list[str]:
+    if "symbol" not in cells:
         return []
-    found = pc.unique(pc.cast(table.cells["symbol"], pa.string())).to_pylist()
+    found = pc.unique(pc.cast(cells["symbol"], pa.string())).to_pylist()
     return sorted({(symbol or "").strip().upper() for symbol in found})
 
 
@@ -217,8 +272,6 @@ class _Repeats(NamedTuple):
 def _order_and_repeats(times: Times, columns: Columns) -> tuple[Times, _Repeats]:
     # Compared and not subtracted: 1900 and 2200 are further apart than 64 bits of nanoseconds.
     none = np.zeros(len(times), dtype=bool)
-    if (times[1:] > times[:-1]).all():
-        return np.arange(len(times)), _Repeats(none, none)
     order = np.argsort(times, kind="stable")
     same_time, same_values = none, none.copy()
     same_time[1:] = times[order][1:] == times[order][:-1]
@@ -231,18 +284,18 @@ def _order_and_repeats(times: Times, columns: Columns) -> tuple[Times, _Repeats]
 # --- Failures ----------------------------------------------------------------------------------
 
 
-def _refusal(table: Table, cells: _Cells) -> OhlcvFileError:
+def _refusal(table: Table, read: _Read) -> OhlcvFileError:
     """Return the error that words the first failures and counts all of them.
 
     No part of a table words more of its own than a message shows: a table may be wrong in every cell.
     Rules among values are asked only of rows whose cells were all read.
     """
-    parts = [_bad_cells(table, role, bad) for role, bad in cells.bad.items()]
-    unread = np.unique([cell.row for bad in cells.bad.values() for cell in bad]).astype(np.int64)
-    rows = np.setdiff1d(np.arange(len(cells.times)), unread)
-    read = {name: values[rows] for name, values in cells.columns.items()}
-    parts += [_breach(table, rows, found) for found in ohlcv.violations(pd.DataFrame(read))]
-    parts += [_conflicts(table, rows, cells.times[rows], read), _second_symbols(table)]
+    parts = [_bad_cells(table, role, bad) for role, bad in read.bad.items()]
+    unread = np.unique([cell.row for bad in read.bad.values() for cell in bad]).astype(np.int64)
+    rows = np.setdiff1d(np.arange(len(read.times)), unread)
+    columns = {name: values[rows] for name, values in read.columns.items()}
+    parts += [_breach(table, rows, found) for found in ohlcv.violations(pd.DataFrame(columns))]
+    parts += [_conflicts(table, rows, read.times[rows], columns), _second_symbols(table, read.symbols)]
     failures = table.failures + [failure for part in parts for failure in part.first]
     total = len(table.failures) + sum(part.total for part in parts)
     return refuse_all(table.path, failures, table.place_form, total=total)
@@ -293,9 +346,9 @@ def _conflicts(table: Table, rows: Times, times: Times, columns: Columns) -> _Pa
     return _Part(len(at), failures)
 
 
-def _second_symbols(table: Table) -> _Part:
+def _second_symbols(table: Table, symbols: list[str]) -> _Part:
     """Return the first row of each symbol after the first."""
-    if len(_symbols(table)) < 2:
+    if len(symbols) < 2:
         return _Part(0, [])
     seen: dict[str, int] = {}
     for row, symbol in enumerate(pc.cast(table.cells["symbol"], pa.string()).to_pylist()):

@@ -20,6 +20,7 @@ from benchmarks import (
     bench_sensors,
     bench_uplift,
     figures,
+    growth,
 )
 from benchmarks.figures import Figure
 
@@ -41,6 +42,16 @@ def test_a_benchmark_gives_figures_and_the_results_of_its_alternatives(server: s
     found = list(module.figures(**SMALL[module]))
     assert found
     assert all(min(figure.runs) > 0 for figure in found)
+
+
+@pytest.mark.parametrize(("name", "size"), [("candidacy", 300), ("regimes", 300), ("features", 500)])
+def test_growth_gives_points_and_a_table(server: str, name: str, size: int) -> None:
+    point = growth.measure(name, size)
+    assert point.size == size
+    assert min(point.results, point.seconds, point.megabytes) > 0
+    # Every run is read and written; every tune is counted.
+    assert point.scanned is None or point.scanned * point.results >= size
+    assert f"| {size} | {point.results} |" in growth.table(name, [point])
 
 
 def test_a_report_gives_ratios_by_pairs_and_says_what_they_are_of() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from kb_pipeline.domain.ohlcv import OHLCV_SCHEMA, bar_times_ns
 from kb_pipeline.errors import OhlcvFileError
+from kb_pipeline.storage import ohlcv_csv
 from kb_pipeline.storage.ohlcv_cells import BadCell, read_numbers, read_times
 from kb_pipeline.storage.ohlcv_files import OhlcvFile, bars_from_source, read_ohlcv_file
 from kb_pipeline.storage.ohlcv_source import Source
@@ -66,7 +67,7 @@ plain_rows = st.lists(
 
 def outcome(data: bytes, zone: ZoneInfo | None, *, exact: bool) -> Bars | str:
     try:
-        return bars_from_source(Source(Path("x.csv"), "csv", data, ""), zone, exact=exact)
+        return bars_from_source(Source(Path("x.csv"), "csv", data, str), zone, exact=exact)
     except OhlcvFileError as error:
         return f"{error.reason} {error.total} {error}"
 
@@ -83,10 +84,23 @@ def assert_same(left: Bars | str, right: Bars | str) -> None:
     rows_of_a_file | sound_rows | plain_rows,
     st.sampled_from(["\n", "\r\n"]),
     st.sampled_from([None, NEW_YORK]),
+    st.sampled_from([1, 100, ohlcv_csv._PART_BYTES]),
 )
-@example([("2024-01-01T00:00:00Z", "1" * 25, "2" * 25, "1", "1" * 25, "0", "A", "")], "\n", None)
+@example([("2024-01-01T00:00:00Z", "1" * 25, "2" * 25, "1", "1" * 25, "0", "A", "")], "\n", None, 1)
+@example([("2024-01-01", *"1211", "0", "A", ""), ("2024-01-02T00Z", *"1211", "0", "A", "")], "\n", None, 1)
+@example([("2024-01-01", *"1211", "0", "A", ""), ("2024-01-02", *"1211", "0", "B", "")], "\n", None, 1)
+@example([("2024-01-01", "1\t", *"211", "0", "A", "")], "\n", None, 100)
 @settings(max_examples=300, deadline=None)
-def test_both_ways_of_reading_agree(rows: list[tuple[str, ...]], end: str, zone: ZoneInfo | None) -> None:
+def test_both_ways_of_reading_agree(
+    rows: list[tuple[str, ...]], end: str, zone: ZoneInfo | None, part_bytes: int
+) -> None:
+    # With parts of one byte every line is a part of its own.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ohlcv_csv, "_PART_BYTES", part_bytes)
+        assert_both_ways_agree(rows, end, zone)
+
+
+def assert_both_ways_agree(rows: list[tuple[str, ...]], end: str, zone: ZoneInfo | None) -> None:
     data = "".join(line + end for line in [WIDE_HEADER, *(",".join(row) for row in rows)]).encode()
     assert_same(outcome(data, zone, exact=False), outcome(data, zone, exact=True))
 
