@@ -258,7 +258,7 @@ def test_a_tier_probes_its_indexes_once_a_key_and_reads_no_more_than_it_may_give
     connection: Connection, many: Workspace
 ) -> None:
     group = ScoreGroup(str(many.strategy_id), "1d", "sharpe")
-    scope = {"workspace_id": many.id, "rows": 20, **group._asdict()}
+    scope = {"workspace_id": many.id, "rows": 20, "known_ids": [], **group._asdict()}
     everything = recommend_events.group_keys(connection, many.id, group)
     assert sorted(everything) == sorted(regime_keys()[:45])
     tiers = {**tier_keys(KEY), "global_best": everything}

@@ -334,6 +334,8 @@ def test_a_call_that_may_not_write_is_answered_and_says_so(
         "Changed lately and not in the distances yet: 1 tunes or runs.",
         "This call could not be logged: cannot execute INSERT in a read-only transaction",
     ]
+    answer = _ask(connection, workspace, regime_key=KEY, min_samples=1)
+    assert (_ids(answer), len(answer.warnings)) == ([tune], 1)
     with connection.transaction():
         assert _ids(_ask(connection, workspace, min_samples=1)) == [tune]
         assert connection.execute("SELECT 1").fetchone() == (1,), "the caller's transaction is not spoilt"
