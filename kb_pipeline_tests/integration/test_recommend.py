@@ -1,6 +1,7 @@
 """Recommendations on a real Postgres: which tiers are walked, what each gives, and what is said of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -170,6 +171,7 @@ def test_every_candidate_says_why_in_one_sentence(connection: Connection, worksp
     )
     assert candidate.to_dict()["explanation"] == candidate.explanation
     assert (candidate.n, candidate.params, candidate.matched) == (1, {"fast": 5}, ["trend", "vol"])
+    assert "(trend agrees)," in replace(candidate, matched=["trend"]).explanation
 
 
 # --- Whose scores --------------------------------------------------------------------------------
