@@ -98,24 +98,28 @@ def _key_tiers(
     every_key = recommend_events.group_keys(connection, WORKSPACE_ID, group)
     for regime_key, min_samples in TIERS_BY_KEY:
         asked = replace(request, regime_key=regime_key, min_samples=min_samples)
-        tier = recommend(connection, asked).tier_used
-        parameters = {
-            "workspace_id": WORKSPACE_ID,
-            "strategy_id": request.strategy,
-            "regime_keys": list(tier_keys(regime_key).get(tier, every_key)),
-            "rows": TIERS[tier][1] or request.k,
-        }
+        answer = recommend(connection, asked)
+        keys = {**tier_keys(regime_key), "global_best": every_key}
+        scope = {"workspace_id": WORKSPACE_ID, "strategy_id": request.strategy}
+        walked = [
+            {**scope, "regime_keys": list(keys[tier]), "rows": TIERS[tier][1] or request.k}
+            for tier in answer.counts
+            if tier in keys
+        ]
+        last = times_ms(partial(_fetch, bare, statement, walked[-1:]), calls)
         yield Figure(
-            f"recommend among {tunes:,} tunes, tier {tier}",
+            f"recommend among {tunes:,} tunes, tier {answer.tier_used}",
             "ms",
             times_ms(partial(recommend, connection, asked), calls),
-            "the bare statement of that tier",
-            times_ms(partial(_fetch, bare, statement, parameters), calls),
+            "the bare statements of the tiers walked",
+            times_ms(partial(_fetch, bare, statement, walked), calls),
         )
+        yield Figure(f"the bare statement of tier {answer.tier_used} alone", "ms", last)
 
 
-def _fetch(connection: Connection, query: sql.SQL, parameters: Mapping[str, object]) -> object:
-    return connection.execute(query, parameters).fetchall()
+def _fetch(connection: Connection, query: sql.SQL, asked: Sequence[Mapping[str, object]]) -> None:
+    for parameters in asked:
+        connection.execute(query, parameters).fetchall()
 
 
 def _distances(connection: Connection, request: RecommendRequest, tunes: int, calls: int) -> Figure:

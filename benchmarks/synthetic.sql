@@ -201,8 +201,8 @@ SELECT best.*
          FROM backtest_tunes
         WHERE workspace_id = %(workspace_id)s
           AND strategy_entity_id = %(strategy_id)s
-          AND coalesce(timeframe, 'unknown') = '1h'
-          AND left(coalesce(objective_type, objective_metric), 50) = 'sharpe'
+          AND kb_named(timeframe) = '1h'::text
+          AND kb_objective(objective_type, objective_metric) = 'sharpe'::text
           AND regime_key = asked.regime_key
         ORDER BY best_oos_score DESC NULLS LAST, id
         LIMIT %(rows)s

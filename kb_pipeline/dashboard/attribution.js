@@ -21,6 +21,7 @@ for (const table of document.querySelectorAll("table.data")) {
     button.type = "button";
     button.append(...heading.childNodes);
     heading.append(button);
+    heading.dataset.name = button.textContent; // for print: a browser does not repeat buttons on the next page
     button.addEventListener("click", () => {
       const before = heading.getAttribute("aria-sort");
       const next = (before || (isNumber ? "ascending" : "descending")) === "ascending" ? "descending" : "ascending";

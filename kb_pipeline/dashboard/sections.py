@@ -12,7 +12,7 @@ from markupsafe import Markup
 from kb_pipeline.dashboard.cells import NO_TAG, Table, clipped, signed
 from kb_pipeline.dashboard.charts import Point, Span, scatter, stacked_bars, swatch, timeline
 from kb_pipeline.dashboard.frame import Frame
-from kb_pipeline.dashboard.heat_map import HeatMap, heat_map
+from kb_pipeline.dashboard.heat_map import HeatMap, heat_map, market_table
 from kb_pipeline.dashboard.tables import (
     TIER_NAMES,
     best_table,
@@ -41,7 +41,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A heading and what stands under it. With a picture, the first table stands beside it."""
+    """A heading and what stands under it. With a picture or grids, the first table stands beside them."""
 
     name: str
     title: str
@@ -60,7 +60,7 @@ def all_sections(frame: Frame, rows: int) -> list[Section]:
     shown = frame.groups[:rows]
     regimes = frozenset(group.regime_key for group in shown)
     tunes = frozenset(group.best_tune_id for group in shown if group.best_tune_id)
-    of_groups = [market_section(frame), best_section(frame, rows), gap_section(frame, regimes, rows)]
+    of_groups = [market_section(frame, rows), best_section(frame, rows), gap_section(frame, regimes, rows)]
     return [
         uplift_section(frame, regimes, rows),
         *(of_groups if frame.groups else []),
@@ -152,8 +152,8 @@ def conclusion(frame: Frame) -> str:
 # --- Markets -------------------------------------------------------------------------------------
 
 
-def market_section(frame: Frame) -> Section:
-    """Return the heat map of trend and volatility, one for scores that compare."""
+def market_section(frame: Frame, rows: int) -> Section:
+    """Return the heat map of trend and volatility, one for scores that compare, and its numbers."""
     grids = frame.grids
     left_out = len(grids) - _SHOWN_GRIDS
     words = [
@@ -162,12 +162,13 @@ def market_section(frame: Frame) -> Section:
         f"fewer than {MIN_SAMPLES} tunes; {NO_TAG} stands where no tag holds."
     ]
     if left_out > 0:
-        words.append(f"{left_out} more combinations of bars and objective are in the table below.")
+        words.append(f"{left_out} more combinations of bars and objective are in the table.")
     return Section(
         name="markets",
         title="Trend and volatility",
         words=tuple(words),
         grids=tuple(heat_map(scoring, grid) for scoring, grid in list(grids.items())[:_SHOWN_GRIDS]),
+        tables=(market_table(grids, rows),),
     )
 
 

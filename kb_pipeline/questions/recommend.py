@@ -2,10 +2,10 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -17,7 +17,7 @@ from kb_pipeline.questions.groups import choose_group, suggestions
 from kb_pipeline.questions.recommendation import Recommendation
 from kb_pipeline.questions.subject import Subject, strategy_of, subject_of
 from kb_pipeline.questions.tiers import Walk
-from kb_pipeline.questions.vectors import Progress
+from kb_pipeline.questions.vectors import Progress, Scales, pack_changes
 from kb_pipeline.rules import MIN_SAMPLES, RECOMMENDED_CANDIDATES, REGIME_SCHEMA_VERSION, TIERS
 from kb_pipeline.storage import recommend_events
 from kb_pipeline.storage.postgres import Connection
@@ -76,11 +76,55 @@ def recommend(
 
 def _recommend(connection: Connection, request: RecommendRequest, progress: Progress) -> Recommendation:
     begin = time.perf_counter()
+    if request.regime_key is not None:
+        return _logged(connection, request, lambda: _asked(connection, request), Scales(None, 0), begin)
+    # a file may take long to read, and packing commits as it goes: neither in the question's transaction
+    asked = _asked(connection, request)
+    scales = pack_changes(connection, request.workspace_id, progress)
+    return _logged(connection, request, lambda: asked, scales, begin)
+
+
+class _Asked(NamedTuple):
+    strategy_id: str
+    strategy: str
+    subject: Subject
+
+
+def _asked(connection: Connection, request: RecommendRequest) -> _Asked:
     strategy_id, strategy = strategy_of(connection, request.workspace_id, request.strategy)
-    subject = _subject(connection, request)
+    return _Asked(strategy_id, strategy, _subject(connection, request))
+
+
+def _logged(
+    connection: Connection,
+    request: RecommendRequest,
+    asked: Callable[[], _Asked],
+    scales: Scales,
+    begin: float,
+) -> Recommendation:
+    """Answer and log in one transaction, because each of its own names the workspace to Postgres again."""
+    answer = None
+    is_short = request.regime_key is not None  # distances stream their rows, which a quick one cannot
+    try:
+        with connection.quick_transaction() if is_short else connection.transaction():
+            question = asked()
+            answer = _answer(connection, request, question, scales)
+            spent_ms = (time.perf_counter() - begin) * 1e3
+            recommend_events.log_event(connection, _event(request, question.subject, answer, spent_ms))
+    except psycopg.Error as error:
+        if answer is None:
+            raise
+        answer.warnings.append(f"This call could not be logged: {error.diag.message_primary or error}")
+    return answer
+
+
+def _answer(
+    connection: Connection, request: RecommendRequest, asked: _Asked, scales: Scales
+) -> Recommendation:
+    strategy_id, strategy, subject = asked
     timeframe = request.timeframe or subject.timeframe
     choice = choose_group(connection, request.workspace_id, strategy_id, timeframe, request.objective)
-    walk = Walk(connection, request.workspace_id, subject, choice.group, progress)
+    walk = Walk(connection, request.workspace_id, subject, choice.group, scales)
     found = walk.run(request.k, request.min_samples)
     answer = Recommendation(
         workspace_id=str(request.workspace_id),
@@ -100,7 +144,6 @@ def _recommend(connection: Connection, request: RecommendRequest, progress: Prog
         answer.suggestions.extend(
             suggestions(connection, request.workspace_id, choice.group, subject.regime_key, everything)
         )
-    answer.warnings.extend(_log(connection, request, subject, answer, (time.perf_counter() - begin) * 1e3))
     return answer
 
 
@@ -132,12 +175,9 @@ def _candidates(count: int) -> str:
     return "1 candidate" if count == 1 else f"{count} candidates"
 
 
-def _log(
-    connection: Connection, request: RecommendRequest, subject: Subject, answer: Recommendation, ms: float
-) -> Iterator[str]:
-    """Log a call; yield why it was not logged, where it was not."""
+def _event(request: RecommendRequest, subject: Subject, answer: Recommendation, ms: float) -> dict[str, Any]:
     parts = regime_parts(answer.regime_key)
-    event: dict[str, Any] = {
+    return {
         "workspace_id": request.workspace_id,
         "strategy_id": answer.strategy_id,
         "regime_key": answer.regime_key,
@@ -157,7 +197,3 @@ def _log(
         "distance_method": None if subject.features is None else DISTANCE_METHOD,
         "features_version": None if subject.features is None else REGIME_SCHEMA_VERSION,
     }
-    try:
-        recommend_events.log_event(connection, event)
-    except psycopg.Error as error:
-        yield f"This call could not be logged: {error.diag.message_primary or error}"

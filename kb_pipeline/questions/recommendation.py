@@ -48,7 +48,8 @@ class Candidate:
     @property
     def explanation(self) -> str:
         """Why it is offered, in one sentence."""
-        agree = f" ({', '.join(self.matched)} agree)" if self.matched else ""
+        verb = "agrees" if len(self.matched) == 1 else "agree"
+        agree = f" ({', '.join(self.matched)} {verb})" if self.matched else ""
         apart = "" if self.distance is None else f", {self.distance:.2f} away"
         mostly = f", mostly by {contributions_text(self.contributions)}" if self.contributions else ""
         return (

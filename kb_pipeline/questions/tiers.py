@@ -7,7 +7,7 @@ from kb_pipeline.domain.matching import matched_dimensions, tier_keys
 from kb_pipeline.questions import vectors
 from kb_pipeline.questions.recommendation import Candidate
 from kb_pipeline.questions.subject import Subject
-from kb_pipeline.questions.vectors import Apart, Progress, Scales
+from kb_pipeline.questions.vectors import Apart, Scales
 from kb_pipeline.questions.words import params_of
 from kb_pipeline.rules import RECOMMENDED_CANDIDATES, TIERS
 from kb_pipeline.storage import recommend_events
@@ -27,15 +27,12 @@ class Walk:
         workspace_id: UUID,
         subject: Subject,
         group: ScoreGroup,
-        progress: Progress,
+        scales: Scales,
     ) -> None:
         self._connection, self._workspace_id = connection, workspace_id
         self._subject, self._group = subject, group
-        self._scales = Scales(None, 0)
-        self.warnings: list[str] = []
-        if subject.features is not None:
-            self._scales = vectors.pack_changes(connection, workspace_id, progress)
-            self.warnings += self._scales.warnings
+        self._scales = scales
+        self.warnings = list(scales.warnings)
 
     def run(self, k: int, min_samples: int) -> Found:
         """Return what the tiers found, ending with the one that brought it to `min_samples`."""
@@ -46,8 +43,8 @@ class Walk:
             if len(seen) >= min_samples:
                 break
             most = cap or max(k, min_samples, RECOMMENDED_CANDIDATES)  # a small k hides no evidence
-            # enough of them to take away what is known already
-            sources = self._tier(tier, most + len(seen) + len(itself))
+            # enough of them to take away what the question is about
+            sources = self._tier(tier, most + len(itself), seen)
             left_out |= itself & {it.id for it in sources}
             taken = [it for it in sources if it.id not in seen | itself][:most]
             found[tier] = sorted(taken, key=lambda it: (-(it.score or 0), it.id))
@@ -57,17 +54,19 @@ class Walk:
             self.warnings.append(f"Left out, because the question is about it: {named}.")
         return found
 
-    def _tier(self, tier: str, rows: int) -> list[Source]:
+    def _tier(self, tier: str, rows: int, known: set[str]) -> list[Source]:
         if tier != "distance":
             keys = tier_keys(self._subject.regime_key).get(tier)
             if keys is None:  # the tier that takes any regime
                 keys = recommend_events.group_keys(self._connection, self._workspace_id, self._group)
-            return recommend_events.candidates(self._connection, self._workspace_id, self._group, keys, rows)
+            return recommend_events.candidates(
+                self._connection, self._workspace_id, self._group, keys, rows, known
+            )
         asked, scales = self._subject.features, self._scales.values
         if asked is None or scales is None:
             return []
         return vectors.nearest_sources(
-            self._connection, self._workspace_id, asked, scales, rows, group=self._group
+            self._connection, self._workspace_id, asked, scales, rows + len(known), group=self._group
         )
 
     def candidates(self, found: Found, k: int) -> list[Candidate]:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from kb_pipeline.plain_text import printable
 
@@ -14,7 +14,7 @@ def params_of(text: str | None) -> Any:
     A number beyond a float's range stays the text it is stored as, for infinity is no JSON.
     """
     try:
-        return None if text is None else json.loads(text, parse_float=_float_or_text)
+        return None if text is None else _DECODER.decode(text)
     except (ValueError, RecursionError):  # a number of too many digits, or nesting without end
         return None
 
@@ -22,6 +22,11 @@ def params_of(text: str | None) -> Any:
 def _float_or_text(digits: str) -> float | str:
     number = float(digits)
     return number if math.isfinite(number) else digits
+
+
+_DECODER: Final = json.JSONDecoder(
+    parse_float=_float_or_text
+)  # made once: it takes longer than a set of parameters
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

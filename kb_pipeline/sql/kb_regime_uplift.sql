@@ -5,14 +5,21 @@ SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY
 -- tune_scores --
 -- Every completed tune: strategy, regime where its last completion is attributed, symbol, length of the
 -- bars, objective, and what its completed trials scored: hash of the parameters and Sharpe ratio out of
--- sample and in sample, NaN for none, 24 big-endian bytes a trial.
+-- sample and in sample, NaN for none, 24 big-endian bytes a trial. Tunes come in the order they were made in,
+-- which is the order their trials lie in, whatever attribution has done to the order of the tunes.
 SELECT tune.strategy_entity_id::text,
        CASE WHEN tune.attributed_completed_at IS NOT DISTINCT FROM tune.completed_at THEN tune.regime_key END,
        run.dataset_meta ->> 'symbol',
        run.dataset_meta ->> 'timeframe',
        coalesce(tune.objective_type, tune.objective_metric),
        trials.scores
-  FROM backtest_tunes AS tune
+  FROM (SELECT id, workspace_id, strategy_entity_id, regime_key, best_oos_run_id, objective_type, objective_metric,
+               completed_at, attributed_completed_at
+          FROM backtest_tunes
+         WHERE workspace_id = %(workspace_id)s
+           AND status = 'completed'
+         ORDER BY created_at, id
+       ) AS tune
  CROSS JOIN LATERAL (
        SELECT (array_agg(trial.run_id ORDER BY trial.trial_index))[1] AS first_run_id,
               string_agg(int8send(trial.params_hash)
@@ -35,8 +42,6 @@ SELECT tune.strategy_entity_id::text,
   LEFT JOIN backtest_runs AS run
     ON run.id = coalesce(tune.best_oos_run_id, trials.first_run_id)
    AND run.workspace_id = tune.workspace_id
- WHERE tune.workspace_id = %(workspace_id)s
-   AND tune.status = 'completed'
 
 -- clear --
 -- Take away what the last computation left.

@@ -1,7 +1,9 @@
 -- read_sources_page --
 -- Candidates, promoted runs and completed trials of tunes that are not ingested in their present
 -- version, in (created_at, id) order after a position; a trial counts from its tune's creation. Each
--- branch reads an index in that order and stops at the page's size.
+-- branch reads an index in that order and stops at the page's size. What is ingested already is looked up by
+-- its key for each row (LIMIT makes it so): before kb_trials was analysed, the planner would rather read all
+-- of it for each row.
 SELECT source.id::text,
        source.created_at::text,
        source.version,
@@ -50,10 +52,14 @@ SELECT source.id::text,
          LEFT JOIN run_plans AS plan
            ON plan.id = run.run_plan_id
           AND plan.workspace_id = run.workspace_id
-         LEFT JOIN kb_trials AS known
-           ON known.workspace_id = %(workspace_id)s
-          AND known.source_type = 'test_variant'
-          AND known.source_id = run.id
+         LEFT JOIN LATERAL (
+              SELECT ingested.source_id, ingested.source_version, ingested.archived_at
+                FROM kb_trials AS ingested
+               WHERE ingested.workspace_id = %(workspace_id)s
+                 AND ingested.source_type = 'test_variant'
+                 AND ingested.source_id = run.id
+               LIMIT 1
+              ) AS known ON true
         WHERE run.workspace_id = %(workspace_id)s
           AND run.run_kind = 'test_variant'
           AND run.status IN ('completed', 'success')
@@ -87,10 +93,14 @@ SELECT source.id::text,
          LEFT JOIN backtest_runs AS run
            ON run.id = trial.run_id
           AND run.workspace_id = tune.workspace_id
-         LEFT JOIN kb_trials AS known
-           ON known.workspace_id = %(workspace_id)s
-          AND known.source_type = 'tune_run'
-          AND known.source_id = trial.run_id
+         LEFT JOIN LATERAL (
+              SELECT ingested.source_id, ingested.tune_id, ingested.source_version, ingested.archived_at
+                FROM kb_trials AS ingested
+               WHERE ingested.workspace_id = %(workspace_id)s
+                 AND ingested.source_type = 'tune_run'
+                 AND ingested.source_id = trial.run_id
+               LIMIT 1
+              ) AS known ON true
         WHERE tune.workspace_id = %(workspace_id)s
           AND tune.status = 'completed'
           AND (known.source_id IS NULL

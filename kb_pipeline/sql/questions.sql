@@ -29,31 +29,57 @@ SELECT found.id::text,
     ON entity.id = found.strategy_entity_id
    AND (entity.workspace_id = %(workspace_id)s OR entity.workspace_id IS NULL)
 
--- prefer_index_order --
--- For the transaction: read an index in its order. Right after a backfill the planner would rather read
--- the whole table, which is many times as large.
+-- prefer_index --
+-- For the transaction: read an index, and sort nothing. Right after a backfill the planner would rather read
+-- the whole table, which is many times as large and may be other workspaces' for the most part.
 SELECT set_config('enable_seqscan', 'off', true),
        set_config('enable_sort', 'off', true)
 
 -- regime_counts --
 -- Of each regime key, timeframe and objective of a workspace its attributed tunes, the scored ones and
--- their mean score, read in the order of the ranking index.
-SELECT ranked.regime_key,
-       ranked.timeframe,
-       ranked.objective,
-       count(*),
-       count(*) FILTER (WHERE ranked.best_oos_score > '-Infinity' AND ranked.best_oos_score < 'Infinity'),
-       avg(ranked.best_oos_score)
-           FILTER (WHERE ranked.best_oos_score > '-Infinity' AND ranked.best_oos_score < 'Infinity')
-  FROM (SELECT tune.regime_key,
-               kb_named(tune.timeframe)::text AS timeframe,
-               kb_objective(tune.objective_type, tune.objective_metric)::text AS objective,
-               tune.best_oos_score
-          FROM backtest_tunes AS tune
-         WHERE tune.workspace_id = %(workspace_id)s
-           AND tune.regime_key IS NOT NULL
-         ORDER BY 1, 2, 3) AS ranked
- GROUP BY ranked.regime_key, ranked.timeframe, ranked.objective
+-- their mean score. What is counted stands in the index. Tunes without an objective_type, whose objective is
+-- their objective_metric, are counted once more, and only under the keys that have any.
+WITH counted AS (
+    SELECT tune.regime_key,
+           kb_named(tune.timeframe)::text AS timeframe,
+           kb_objective(tune.objective_type, NULL)::text AS objective,
+           count(*) AS tunes,
+           count(*) FILTER (WHERE tune.best_oos_score > '-Infinity'
+                              AND tune.best_oos_score < 'Infinity') AS scored,
+           sum(tune.best_oos_score) FILTER (WHERE tune.best_oos_score > '-Infinity'
+                                              AND tune.best_oos_score < 'Infinity') AS total_score
+      FROM backtest_tunes AS tune
+     WHERE tune.workspace_id = %(workspace_id)s
+       AND tune.regime_key IS NOT NULL
+     GROUP BY 1, 2, 3
+), completed AS (
+    SELECT * FROM counted WHERE objective IS NOT NULL
+     UNION ALL
+    SELECT older.regime_key, found.*
+      FROM (SELECT DISTINCT regime_key FROM counted WHERE objective IS NULL) AS older
+     CROSS JOIN LATERAL (
+           SELECT kb_named(tune.timeframe)::text,
+                  kb_objective(tune.objective_type, tune.objective_metric)::text,
+                  count(*),
+                  count(*) FILTER (WHERE tune.best_oos_score > '-Infinity'
+                                     AND tune.best_oos_score < 'Infinity'),
+                  sum(tune.best_oos_score) FILTER (WHERE tune.best_oos_score > '-Infinity'
+                                                     AND tune.best_oos_score < 'Infinity')
+             FROM backtest_tunes AS tune
+            WHERE tune.workspace_id = %(workspace_id)s
+              AND tune.regime_key = older.regime_key
+              AND tune.objective_type IS NULL
+            GROUP BY 1, 2
+           ) AS found
+)
+SELECT regime_key,
+       timeframe,
+       objective,
+       sum(tunes)::bigint,
+       sum(scored)::bigint,
+       sum(total_score) / nullif(sum(scored), 0)::float8
+  FROM completed
+ GROUP BY regime_key, timeframe, objective
 
 -- strategies --
 -- The strategies of a workspace by name.

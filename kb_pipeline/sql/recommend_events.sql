@@ -1,45 +1,51 @@
 -- candidates --
 -- The best scored tunes and single runs of a strategy, a timeframe and an objective under some regime
--- keys, best first. Each key is one probe of either index, which ends after the rows asked for. The
--- subselect hides the number of keys from the planner, so that one plan may serve all calls.
-SELECT found.source_type,
-       found.id::text,
-       nullif(found.regime_key, ''),
-       found.score,
-       found.params::text,
-       found.run_id::text
-  FROM unnest((SELECT %(regime_keys)s::text[])) AS asked (regime_key)
- CROSS JOIN LATERAL (
-       (SELECT 'tune' AS source_type, tune.id, tune.regime_key, tune.best_oos_score AS score,
-               tune.best_oos_params AS params, tune.best_oos_run_id AS run_id
-          FROM backtest_tunes AS tune
-         WHERE tune.workspace_id = %(workspace_id)s
-           AND tune.strategy_entity_id = %(strategy_id)s::uuid
-           AND kb_named(tune.timeframe) = %(timeframe)s::text
-           AND kb_objective(tune.objective_type, tune.objective_metric) = %(objective)s::text
-           AND tune.regime_key = asked.regime_key
-           AND tune.best_oos_score > '-Infinity'
-           AND tune.best_oos_score < 'Infinity'
-         ORDER BY tune.best_oos_score DESC NULLS LAST, tune.id
-         LIMIT %(rows)s)
-        UNION ALL
-       (SELECT 'run', trial.source_id, CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END,
-               trial.sharpe_oos, trial.params, trial.source_id
-          FROM kb_trials AS trial
-         WHERE trial.workspace_id = %(workspace_id)s
-           AND trial.strategy_entity_id = %(strategy_id)s::uuid
-           AND kb_named(trial.timeframe) = %(timeframe)s::text
-           AND kb_named(trial.objective) = %(objective)s::text
-           AND CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END = asked.regime_key
-           AND trial.source_type = 'test_variant'
-           AND trial.archived_at IS NULL
-           AND trial.sharpe_oos > '-Infinity'
-           AND trial.sharpe_oos < 'Infinity'
-         ORDER BY trial.sharpe_oos DESC NULLS LAST, trial.source_id
-         LIMIT %(rows)s)
-       ) AS found
- ORDER BY found.score DESC, found.id
- LIMIT %(rows)s
+-- keys, best first, without those that are known. Each key is one probe of either index, which ends after
+-- the rows asked for. The subselect hides the number of keys from the planner, so that one plan may serve
+-- all calls, and only what is given is turned into text.
+SELECT best.source_type,
+       best.id::text,
+       nullif(best.regime_key, ''),
+       best.score,
+       best.params::text,
+       best.run_id::text
+  FROM (SELECT found.*
+         FROM unnest((SELECT %(regime_keys)s::text[])) AS asked (regime_key)
+        CROSS JOIN LATERAL (
+              (SELECT 'tune' AS source_type, tune.id, tune.regime_key, tune.best_oos_score AS score,
+                      tune.best_oos_params AS params, tune.best_oos_run_id AS run_id
+                 FROM backtest_tunes AS tune
+                WHERE tune.workspace_id = %(workspace_id)s
+                  AND tune.strategy_entity_id = %(strategy_id)s::uuid
+                  AND kb_named(tune.timeframe) = %(timeframe)s::text
+                  AND kb_objective(tune.objective_type, tune.objective_metric) = %(objective)s::text
+                  AND tune.regime_key = asked.regime_key
+                  AND tune.best_oos_score > '-Infinity'
+                  AND tune.best_oos_score < 'Infinity'
+                  AND tune.id <> ALL (%(known_ids)s::uuid[])
+                ORDER BY tune.best_oos_score DESC NULLS LAST, tune.id
+                LIMIT %(rows)s)
+               UNION ALL
+              (SELECT 'run', trial.source_id, CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END,
+                      trial.sharpe_oos, trial.params, trial.source_id
+                 FROM kb_trials AS trial
+                WHERE trial.workspace_id = %(workspace_id)s
+                  AND trial.strategy_entity_id = %(strategy_id)s::uuid
+                  AND kb_named(trial.timeframe) = %(timeframe)s::text
+                  AND kb_named(trial.objective) = %(objective)s::text
+                  AND CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END = asked.regime_key
+                  AND trial.source_type = 'test_variant'
+                  AND trial.archived_at IS NULL
+                  AND trial.sharpe_oos > '-Infinity'
+                  AND trial.sharpe_oos < 'Infinity'
+                  AND trial.source_id <> ALL (%(known_ids)s::uuid[])
+                ORDER BY trial.sharpe_oos DESC NULLS LAST, trial.source_id
+                LIMIT %(rows)s)
+              ) AS found
+        ORDER BY found.score DESC, found.id
+        LIMIT %(rows)s
+       ) AS best
+ ORDER BY best.score DESC, best.id
 
 -- candidates_by_id --
 -- Tunes and single runs by their ids, as they are now, with strategy, timeframe and objective.

@@ -35,7 +35,7 @@ def regime_counts(connection: Connection, workspace_id: UUID) -> Rows:
     """
     with connection.transaction():
         connection.execute(statement("session.allow_long_read"))
-        connection.execute(statement("questions.prefer_index_order"))
+        connection.execute(statement("questions.prefer_index"))
         return connection.execute(
             statement("questions.regime_counts"), {"workspace_id": workspace_id}
         ).fetchall()

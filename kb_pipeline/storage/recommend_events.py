@@ -1,11 +1,8 @@
 """Reading candidates for a recommendation and logging it. Statements: `sql/recommend_events.sql`."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
-
-from psycopg.pq import TransactionStatus
 
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.backtest_runs import Rows
@@ -41,10 +38,20 @@ class Source(NamedTuple):
 
 
 def candidates(
-    connection: Connection, workspace_id: UUID, group: ScoreGroup, regime_keys: Sequence[str], rows: int
+    connection: Connection,
+    workspace_id: UUID,
+    group: ScoreGroup,
+    regime_keys: Sequence[str],
+    rows: int,
+    known_ids: Collection[str] = (),
 ) -> list[Source]:
-    """Return the best scored tunes and runs of a group under some regime keys, best first."""
-    parameters = {"workspace_id": workspace_id, "regime_keys": list(regime_keys), "rows": rows}
+    """Return the best scored tunes and runs of a group under some regime keys, best first, but known ones."""
+    parameters = {
+        "workspace_id": workspace_id,
+        "regime_keys": list(regime_keys),
+        "rows": rows,
+        "known_ids": list(known_ids),
+    }
     found = connection.execute(statement("recommend_events.candidates"), {**parameters, **group._asdict()})
     return [Source(*row) for row in found]
 
@@ -92,10 +99,8 @@ def count_candidates(
 
 
 def log_event(connection: Connection, event: Mapping[str, Any]) -> None:
-    """Keep one call, given by the statement's names; a failure spoils no transaction of the caller's."""
-    is_alone = connection.info.transaction_status == TransactionStatus.IDLE
-    with nullcontext() if is_alone else connection.transaction():
-        connection.execute(statement("recommend_events.log_event"), event)
+    """Keep one call, given by the statement's names."""
+    connection.execute(statement("recommend_events.log_event"), event)
 
 
 def tier_usage(connection: Connection, workspace_id: UUID) -> Rows:

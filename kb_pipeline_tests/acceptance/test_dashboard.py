@@ -239,8 +239,19 @@ def test_printed_tables_are_whole(page: Path, browser: chromium.Browser) -> None
     regions = "[...document.querySelectorAll('.scroll')]"
     hidden = f"{regions}.filter((it) => it.scrollHeight > it.clientHeight + 1).length"
     assert browser.evaluate(hidden) == 0
+    # a browser repeats headings on each page, but none that are buttons
+    shown = "(it) => getComputedStyle(it, '::before').content.slice(1, -1) || it.innerText"
+    headings = f"[...{UPLIFT}.tHead.rows[0].cells].map({shown})"
+    assert browser.evaluate(headings)[0] == "Regime"
+    assert (
+        browser.evaluate("[...document.querySelectorAll('thead button')].some((it) => it.offsetWidth)")
+        is False
+    )
     _show(browser, page)
     assert browser.evaluate(hidden) > 0
+    assert (
+        browser.evaluate(f"getComputedStyle({UPLIFT}.tHead.rows[0].cells[0], '::before').content") == "none"
+    )
 
 
 def test_the_page_is_whole_without_its_script(page: Path, browser: chromium.Browser) -> None:

@@ -112,6 +112,37 @@ def test_the_summary_counts_every_key_and_names_its_best(
     assert "\x1b" not in summary_text([first, second])
 
 
+def test_a_tune_without_an_objective_type_is_counted_by_its_objective_metric(
+    connection: Connection, workspace: Workspace
+) -> None:
+    for score in (1.0, 2.0):
+        won(connection, workspace, ASKED, score)
+    for metric, score in (("sharpe", 6.0), ("calmar", 8.0), ("calmar", None)):
+        tune = won(connection, workspace, ASKED, score)
+        connection.execute(
+            "UPDATE backtest_tunes SET objective_type = NULL, objective_metric = %s WHERE id = %s",
+            [metric, tune],
+        )
+    learn(connection, workspace)
+    assert [
+        (it.objective, it.tunes, it.scored_tunes, it.mean_score)
+        for it in regime_summary(connection, workspace.id)
+    ] == [("sharpe", 3, 3, 3.0), ("calmar", 2, 1, 8.0)]
+
+
+def test_an_objective_of_any_length_is_ranked_by_its_beginning(
+    connection: Connection, workspace: Workspace
+) -> None:
+    long = "".join(chr(33 + number * 7919 % 90) for number in range(100_000))
+    tune = won(connection, workspace, ASKED, 1.0)
+    connection.execute(
+        "UPDATE backtest_tunes SET objective_type = NULL, objective_metric = %s WHERE id = %s", [long, tune]
+    )
+    learn(connection, workspace)
+    (only,) = regime_summary(connection, workspace.id)
+    assert (only.objective, only.best and only.best.tune_id) == (long[:63], tune)
+
+
 def test_untrusted_names_do_not_steer_a_terminal(connection: Connection, workspace: Workspace) -> None:
     connection.execute("UPDATE kb_entities SET name = E'\\x1b[31mred\\nX'")
     won(connection, workspace, ASKED, 1, params={"\x1b[2J": "\n"})
@@ -211,21 +242,23 @@ def test_the_best_ten_of_a_key_cost_ten_rows_of_an_index_and_no_sort(
         assert _reads(connection, plan, rows)
 
 
-def test_the_summary_reads_an_index_in_order(connection: Connection, many: Workspace) -> None:
+def test_the_summary_reads_an_index_and_no_tune(connection: Connection, many: Workspace) -> None:
     with connection.transaction():
-        for name in ("session.allow_long_read", "questions.prefer_index_order"):
+        for name in ("session.allow_long_read", "questions.prefer_index"):
             connection.execute(statement(name))
         plan = _plan(connection, "questions.regime_counts", {"workspace_id": many.id})
     assert _indexes(plan) == {"idx_tunes_ranking_in_regime"}
     assert "Sort" not in _kinds(plan)
-    assert _rows_read(plan) == TUNES
+    scan, *older = [node for node in plan if node.get("Relation Name") == "backtest_tunes"]
+    assert (scan["Node Type"], scan["Heap Fetches"]) == ("Index Only Scan", 0)
+    assert (_rows_read([scan]), _rows_read(older)) == (TUNES, 0)
 
 
 def test_a_tier_probes_its_indexes_once_a_key_and_reads_no_more_than_it_may_give(
     connection: Connection, many: Workspace
 ) -> None:
     group = ScoreGroup(str(many.strategy_id), "1d", "sharpe")
-    scope = {"workspace_id": many.id, "rows": 20, **group._asdict()}
+    scope = {"workspace_id": many.id, "rows": 20, "known_ids": [], **group._asdict()}
     everything = recommend_events.group_keys(connection, many.id, group)
     assert sorted(everything) == sorted(regime_keys()[:45])
     tiers = {**tier_keys(KEY), "global_best": everything}

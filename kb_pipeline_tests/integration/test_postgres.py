@@ -1,15 +1,18 @@
 """Connections, database URLs and what their errors may show."""
 
 import traceback
+from contextlib import suppress
 
+import psycopg
 import pytest
 import sqlalchemy
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from kb_pipeline.errors import DatabaseError, DatabaseUrlError
 from kb_pipeline.storage.postgres import Connection, connect, database_url, ensure_database
 from kb_pipeline.storage.urls import parse_database_url, redact
-from kb_pipeline_tests.conftest import as_app
+from kb_pipeline_tests.conftest import Workspace, as_app
 
 CANARY = "canary-7f3a"
 
@@ -222,3 +225,48 @@ def test_the_url_of_the_embedded_server_serves_psycopg2_and_sqlalchemy_too(datab
     with engine.connect() as session:
         assert session.execute(sqlalchemy.text("SELECT count(*) FROM backtest_runs")).scalar() == 0
     engine.dispose()
+
+
+def _add(connection: Connection, *names: str) -> None:
+    for name in names:
+        connection.execute(
+            "INSERT INTO kb_entities (workspace_id, type, name) VALUES (%s, 'strategy', nullif(%s, ''))",
+            [connection.workspace_id, name],
+        )
+
+
+def _added(connection: Connection) -> list[str]:
+    found = connection.execute("SELECT name FROM kb_entities WHERE name LIKE 'quick %' ORDER BY name")
+    return [row[0] for row in found]
+
+
+def test_a_quick_transaction_keeps_what_was_done_in_it(connection: Connection, workspace: Workspace) -> None:
+    with connection.working_in(workspace.id):
+        with connection.quick_transaction():
+            _add(connection, "quick 1")
+            assert _added(connection) == ["quick 1"]
+            with connection.transaction():
+                _add(connection, "quick 2")
+        with connection.transaction(force_rollback=True), connection.quick_transaction():
+            _add(connection, "quick 3")
+        assert connection.info.transaction_status == TransactionStatus.IDLE
+        assert _added(connection) == ["quick 1", "quick 2"]
+
+
+@pytest.mark.parametrize("names", [("quick", "", "quick 2"), ("quick 1", ""), ("",)])
+def test_a_quick_transaction_that_fails_keeps_nothing(
+    connection: Connection, workspace: Workspace, names: tuple[str, ...]
+) -> None:
+    with connection.working_in(workspace.id):
+        with pytest.raises(psycopg.errors.NotNullViolation), connection.quick_transaction():
+            _add(connection, *names)
+        assert connection.info.transaction_status == TransactionStatus.IDLE
+        assert _added(connection) == []
+
+
+def test_a_quick_transaction_is_left_by_any_exception(connection: Connection, workspace: Workspace) -> None:
+    with connection.working_in(workspace.id), suppress(KeyError), connection.quick_transaction():
+        _add(connection, "quick 1")
+        raise KeyError
+    assert connection.info.transaction_status == TransactionStatus.IDLE
+    assert _added(connection) == []

@@ -1,6 +1,7 @@
 """Recommendations on a real Postgres: which tiers are walked, what each gives, and what is said of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -170,6 +171,7 @@ def test_every_candidate_says_why_in_one_sentence(connection: Connection, worksp
     )
     assert candidate.to_dict()["explanation"] == candidate.explanation
     assert (candidate.n, candidate.params, candidate.matched) == (1, {"fast": 5}, ["trend", "vol"])
+    assert "(trend agrees)," in replace(candidate, matched=["trend"]).explanation
 
 
 # --- Whose scores --------------------------------------------------------------------------------
@@ -334,6 +336,8 @@ def test_a_call_that_may_not_write_is_answered_and_says_so(
         "Changed lately and not in the distances yet: 1 tunes or runs.",
         "This call could not be logged: cannot execute INSERT in a read-only transaction",
     ]
+    answer = _ask(connection, workspace, regime_key=KEY, min_samples=1)
+    assert (_ids(answer), len(answer.warnings)) == ([tune], 1)
     with connection.transaction():
         assert _ids(_ask(connection, workspace, min_samples=1)) == [tune]
         assert connection.execute("SELECT 1").fetchone() == (1,), "the caller's transaction is not spoilt"

@@ -1,6 +1,7 @@
 """Ingesting trials into a real Postgres: what becomes a row, what changes it, what puts it away."""
 
 import json
+import re
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from kb_pipeline.backfills.candidacy import CandidacyRequest, backfill_candidacy
 from kb_pipeline.backfills.invariants import breaches
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.backfills.trials import TrialsRequest, ingest_trials
+from kb_pipeline.sql import statement
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline_tests.builders import (
     FLAT_KEY,
@@ -340,3 +342,17 @@ def test_other_workspaces_are_left_alone(connection: Connection, workspace: Work
     report = _ingest(connection, workspace)
     assert (report.scanned, report.notices["archived"]) == (0, 0)
     assert theirs in _sources(connection)
+
+
+def test_what_is_ingested_is_looked_up_by_its_key_before_a_table_was_analysed(
+    connection: Connection, workspace: Workspace
+) -> None:
+    bounds = {"since": "2000-01-01", "after_created_at": "2000-01-01", "until_created_at": "2100-01-01"}
+    ids = {"workspace_id": workspace.id, "after_id": UUID(int=0), "until_id": UUID(int=2**128 - 1)}
+    explain = "EXPLAIN " + statement("kb_trials.read_sources_page")
+    with connection.working_in(workspace.id):
+        found = connection.execute(explain, {**bounds, **ids, "rows": 100})  # type: ignore[arg-type]
+        lines = [line.strip() for (line,) in found]
+    lookups = [lines[at + 1] for at, line in enumerate(lines) if "on kb_trials" in line]
+    assert len(lookups) == 2
+    assert all(re.match(r"Index Cond: .*source_id = ", line) for line in lookups), lookups

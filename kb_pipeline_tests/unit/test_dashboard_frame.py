@@ -3,6 +3,7 @@
 from datetime import date
 
 from kb_pipeline.dashboard.frame import Scoring, coverage_gaps, market_grids, tier_weeks
+from kb_pipeline.dashboard.heat_map import heat_map, market_table
 from kb_pipeline_tests.builders import FLAT_KEY
 from kb_pipeline_tests.dashboards import group, sighting
 
@@ -84,3 +85,22 @@ def test_only_the_newest_half_year_is_shown() -> None:
 
 def test_nobody_asked() -> None:
     assert tier_weeks([]) == []
+
+
+def test_the_table_beside_the_heat_maps_has_the_number_of_every_cell() -> None:
+    groups = [
+        group(tunes=3, scored=2, mean_score=-1.0),
+        group(regime_key="regime_v1_1|default_v1|_|high_vol|_", scored=0, mean_score=None),
+        group(timeframe="1h", mean_score=0.5),
+    ]
+    grids = market_grids(groups)
+    rows = [[it.text for it in row] for row in market_table(grids, 10).rows]
+    assert rows == [
+        ["flat", "low_vol", "1d", "3", "2", "−1.00"],
+        ["–", "high_vol", "1d", "6", "0", "unknown"],
+        ["flat", "low_vol", "1h", "6", "6", "+0.50"],
+    ]
+    maps = [heat_map(scoring, grid) for scoring, grid in grids.items()]
+    drawn = [it.score for one in maps for _, cells in one.rows for it in cells if it.class_ != "empty"]
+    assert drawn == ["−1.00", "+0.50"]
+    assert market_table(grids, 2).left_out == 1

@@ -126,10 +126,10 @@ def test_every_place_that_is_linked_to_is_there_once() -> None:
 def test_every_table_has_a_caption_and_headings_with_a_scope() -> None:
     read = Read(dashboard_page(full_frame(3)))
     count = [tag for tag, _ in read.elements].count
-    assert count("table") == count("caption") == 9
+    assert count("table") == count("caption") == 10
     assert all(attrs.get("scope") in ("row", "col") for tag, attrs in read.elements if tag == "th")
     scrolled = [attrs for _, attrs in read.elements if attrs.get("class") == "scroll"]
-    assert [(it["tabindex"], bool(it["aria-label"])) for it in scrolled] == [("0", True)] * 8, (
+    assert [(it["tabindex"], bool(it["aria-label"])) for it in scrolled] == [("0", True)] * 9, (
         "by keyboard too"
     )
     assert count("h1") == 1
