@@ -24,9 +24,8 @@ def _float_or_text(digits: str) -> float | str:
     return number if math.isfinite(number) else digits
 
 
-_DECODER: Final = json.JSONDecoder(
-    parse_float=_float_or_text
-)  # made once: it takes longer than a set of parameters
+# Made once: making it takes longer than reading a set of parameters.
+_DECODER: Final = json.JSONDecoder(parse_float=_float_or_text)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -151,7 +151,7 @@ def test_a_backfill_of_a_workspace_is_launched_from_the_dialog(
         # The sensor has not normalised the prices yet, which the regimes do not wait for.
         browser.click("Confirm")
         browser.wait_for(dialog)
-    # Until the dialog has loaded its partitions, "All" chooses none. The line of its own counts the pairs; the
+    # Until the dialog has loaded its partitions, "All" chooses none. A line of its own counts the pairs; the
     # field of the symbols says "5 partitions selected" as soon as they are.
     browser.click_until("All", "\n5 partitions\n", everywhere=True)
     browser.picture(pictures / "launch-backfill.png")
