@@ -105,10 +105,10 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 @lru_cache(maxsize=64)
-def _naming(workspace_id: UUID | None) -> bytes:
+def _naming(workspace_id: UUID | None) -> sql.Composed:
     """Return the statement that names a workspace; it is sent as often as there are transactions."""
     name = sql.Literal(str(workspace_id or ""))
-    return sql.SQL(statement("session.work_in")).format(workspace_id=name).as_bytes(None)
+    return sql.SQL(statement("session.work_in")).format(workspace_id=name)
 
 
 def as_ours(connection: psycopg.Connection[TupleRow]) -> Connection:
