@@ -103,7 +103,7 @@ def main() -> None:
                 postmaster = int((kb_home() / "postgres" / "postmaster.pid").read_text().split()[0])
                 report(descendants(postmaster))
         finally:
-            for process in dask:
+            for process in reversed(dask):  # the worker before its scheduler
                 process.terminate()
                 process.wait(30)
             drop_databases()
