@@ -6,6 +6,7 @@ control character or a quote that does not close is named.
 """
 
 import csv
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -63,7 +64,7 @@ def cut_at_once(source: Source) -> Parts | None:
         return None
     has_tabs = b"\t" in data
     texts = [memoryview(data)[start:end] for start, end in pairwise(_cuts(data, header_end))]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = list(pool.map(_line_feeds, texts))
     cut = [partial(_part_cells, text, len(names), roles, has_tabs) for text in texts]
     return Parts(Table(source.path, names, roles, {}), rows, cut)

@@ -4,6 +4,7 @@ What CSV, JSON and Parquet have in common: which column plays which role, the or
 duplicates, and the rules of `domain.ohlcv`, whose failures are shown at their place in the file.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -190,7 +191,7 @@ def bars_from_parts(parts: Parts, timezone: ZoneInfo | None) -> Bars | None:
         return read._replace(times=times, columns=columns)
 
     read: list[_Read] = []
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for part in pool.map(read_part, range(len(parts.rows))):
             if part is None or part.time_form != (read or [part])[0].time_form:
                 pool.shutdown(wait=True, cancel_futures=True)
