@@ -250,6 +250,7 @@ def test_the_summary_reads_an_index_and_no_tune(connection: Connection, many: Wo
     assert "Sort" not in _kinds(plan)
     scan, *older = [node for node in plan if node.get("Relation Name") == "backtest_tunes"]
     assert scan["Index Name"] == "idx_tunes_ranking_in_regime"
+    assert _indexes(plan) <= {"idx_tunes_ranking_in_regime", "idx_tunes_workspace_regime"}
     assert (scan["Node Type"], scan["Heap Fetches"]) == ("Index Only Scan", 0)
     assert (_rows_read([scan]), _rows_read(older)) == (TUNES, 0)
 
