@@ -14,6 +14,7 @@ from kb_pipeline.sql import statement
 from kb_pipeline.storage import recommend_events
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline.storage.recommend_events import ScoreGroup
+from kb_pipeline_tests.acceptance.served import wait_until
 from kb_pipeline_tests.attributed import kept, learn, regime_key, won
 from kb_pipeline_tests.builders import add_strategy, add_workspace
 from kb_pipeline_tests.conftest import Workspace
@@ -185,9 +186,15 @@ def many(connection: Connection, workspace: Workspace) -> Workspace:
              FROM generate_series(1, 5000) AS number""",
         [workspace.id, workspace.strategy_id, regime_keys()[:45]],
     )
-    # Freezing waits for a page that another process has its hands on, which is left out otherwise.
-    connection.execute("VACUUM (FREEZE, ANALYZE) backtest_tunes, kb_trials")
+    wait_until(lambda: _is_visible_after_vacuum(connection), "every tune to be visible to all", 20)
     return workspace
+
+
+def _is_visible_after_vacuum(connection: Connection) -> bool:
+    """Vacuum, and tell whether no page was left out, which one is that another process has a hand on."""
+    connection.execute("VACUUM (FREEZE, ANALYZE) backtest_tunes, kb_trials")
+    left_out = "SELECT relpages - relallvisible FROM pg_class WHERE oid = 'backtest_tunes'::regclass"
+    return connection.execute(left_out).fetchone() == (0,)
 
 
 def _plan(connection: Connection, name: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
