@@ -7,9 +7,8 @@ lie inside the bounds, and whether they suffice, is decided by the regime backfi
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 from kb_pipeline.rules import MAX_OOS_RATIO, SkipReason
 
@@ -49,7 +48,7 @@ class _UnreadableWindowError(ValueError):
 
 
 def run_windows(
-    dataset_meta: Mapping[str, Any], params: Mapping[str, Any], *, day_zone: ZoneInfo | None = None
+    dataset_meta: Mapping[str, Any], params: Mapping[str, Any], *, day_zone: tzinfo | None = None
 ) -> RunWindows | SkipReason:
     """Return the windows of a run, or why it has none.
 
@@ -58,7 +57,7 @@ def run_windows(
         params: The run's `params`, likewise.
         day_zone: Zone whose days a bare date means; UTC where None.
     """
-    zone = day_zone or ZoneInfo("UTC")
+    zone = day_zone or UTC
     try:
         out_of_sample = _out_of_sample(dataset_meta, params, zone)
         if out_of_sample is None:
@@ -68,18 +67,19 @@ def run_windows(
         return SkipReason.INVALID_DATE_RANGE
 
 
-def _out_of_sample(meta: Mapping[str, Any], params: Mapping[str, Any], zone: ZoneInfo) -> TimeWindow | None:
+def _out_of_sample(meta: Mapping[str, Any], params: Mapping[str, Any], zone: tzinfo) -> TimeWindow | None:
     named = _named_window("oos", meta, params, zone)
     if named is not None:
         return named
-    whole = _window(meta.get("date_min"), meta.get("date_max"), zone)
-    if whole is None:  # a share of no range is no window, and none that cannot be read
+    start, end = meta.get("date_min"), meta.get("date_max")
+    if start is None and end is None:  # a share of no range is no window, and none that cannot be read
         return None
+    whole = _window(start, end, zone)
     return TimeWindow(whole.start_ns, whole.end_ns, _oos_ratio(meta, params))
 
 
 def _in_sample(
-    meta: Mapping[str, Any], params: Mapping[str, Any], out_of_sample: TimeWindow, zone: ZoneInfo
+    meta: Mapping[str, Any], params: Mapping[str, Any], out_of_sample: TimeWindow, zone: tzinfo
 ) -> TimeWindow | None:
     """Return the in-sample window; one that cannot be read does not spoil the other one."""
     if out_of_sample.oos_ratio is not None:
@@ -91,7 +91,7 @@ def _in_sample(
 
 
 def _named_window(
-    name: str, meta: Mapping[str, Any], params: Mapping[str, Any], zone: ZoneInfo
+    name: str, meta: Mapping[str, Any], params: Mapping[str, Any], zone: tzinfo
 ) -> TimeWindow | None:
     nested = meta.get(name)
     nested = nested if isinstance(nested, Mapping) else {}
@@ -100,8 +100,10 @@ def _named_window(
         (nested.get("start"), nested.get("end")),
         (params.get(f"{name}_start"), params.get(f"{name}_end")),
     )
-    windows = (_window(start, end, zone) for start, end in pairs)
-    return next((window for window in windows if window is not None), None)
+    for start, end in pairs:
+        if start is not None or end is not None:
+            return _window(start, end, zone)
+    return None
 
 
 def _oos_ratio(meta: Mapping[str, Any], params: Mapping[str, Any]) -> float | None:
@@ -116,17 +118,15 @@ def _oos_ratio(meta: Mapping[str, Any], params: Mapping[str, Any]) -> float | No
     return float(ratio) if 0 < ratio <= MAX_OOS_RATIO else None
 
 
-def _window(start: object, end: object, zone: ZoneInfo) -> TimeWindow | None:
-    """Return the window between two stored bounds, None where neither is stored."""
-    if start is None and end is None:
-        return None
+def _window(start: object, end: object, zone: tzinfo) -> TimeWindow:
+    """Return the window between two stored bounds."""
     window = TimeWindow(_instant_ns(start, zone, end_of_day=False), _instant_ns(end, zone, end_of_day=True))
     if window.start_ns > window.end_ns:
         raise _UnreadableWindowError
     return window
 
 
-def _instant_ns(value: object, zone: ZoneInfo, *, end_of_day: bool) -> int:
+def _instant_ns(value: object, zone: tzinfo, *, end_of_day: bool) -> int:
     """Return a stored bound as UTC nanoseconds; times without a zone are UTC, a bare date is its day."""
     if not isinstance(value, str):
         raise _UnreadableWindowError
@@ -140,7 +140,7 @@ def _instant_ns(value: object, zone: ZoneInfo, *, end_of_day: bool) -> int:
     return _nanoseconds(instant if instant.tzinfo else instant.replace(tzinfo=UTC))
 
 
-def _day_bound_ns(day: date, zone: ZoneInfo, *, end_of_day: bool) -> int:
+def _day_bound_ns(day: date, zone: tzinfo, *, end_of_day: bool) -> int:
     if not end_of_day:
         return _nanoseconds(datetime.combine(day, time(), tzinfo=zone))
     return _nanoseconds(datetime.combine(day + timedelta(days=1), time(), tzinfo=zone)) - 1
