@@ -22,6 +22,7 @@ from kb_pipeline.rules import (
     BAND_PERIOD_BARS,
     BAND_WIDTH_STD,
     EFFICIENCY_MAX_PERIOD_BARS,
+    FEATURE_NAMES,
     MAX_WINDOW_BARS,
     RSI_PERIOD_BARS,
     TREND_LOOKBACK_BARS,
@@ -34,6 +35,9 @@ IntArray = NDArray[np.int64]
 
 _ENDS_PER_CHUNK: Final = 1024
 """Ends whose last closes are held at once: 50 closes of each are 400 kB, which a core's cache holds."""
+
+_WINDOWS_PER_PART: Final = 131_072
+"""Windows computed at once: what is held for them on the way to a feature then no longer grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,20 @@ class WindowFeatures:
     possible_bad_ticks: BoolArray
     zero_atr: BoolArray
     zero_variance: BoolArray
+
+    @classmethod
+    def unfilled(cls, windows: int) -> "WindowFeatures":
+        """Return room for so many windows, to be filled by `put`."""
+        flags = [np.empty(windows, dtype=np.bool_) for _ in range(3)]
+        return cls({name: np.empty(windows) for name in FEATURE_NAMES}, *flags)
+
+    def put(self, rows: IntArray, part: "WindowFeatures") -> None:
+        """Set the given rows to those of a part, one after the other."""
+        for name, values in part.values.items():
+            self.values[name][rows] = values
+        self.possible_bad_ticks[rows] = part.possible_bad_ticks
+        self.zero_atr[rows] = part.zero_atr
+        self.zero_variance[rows] = part.zero_variance
 
 
 def distinct_windows(starts: IntArray, ends: IntArray) -> tuple[IntArray, IntArray, IntArray]:
@@ -82,33 +100,51 @@ def compute_features(
     """
     # A value that cannot be computed divides by zero or overflows, and so comes out NaN or infinite.
     with np.errstate(all="ignore"):
-        bars = ends - starts
-        last = close[ends - 1]
-        std_pct, bb_width_pct, zscore, std = _by_end(_bands, close, ends, bars >= BAND_PERIOD_BARS)
-        trend_strength, trend_dir = _by_end(_trend, close, ends, bars >= TREND_LOOKBACK_BARS)
-        average_range, gain, loss = _recursive_means(high, low, close, starts, bars)
-        change = np.where(bars > 1, last - close[starts], np.nan)
-        return_pct = change / close[starts]
-        values = {
-            "atr_pct": average_range / last,
-            "std_pct": std_pct,
-            "bb_width_pct": bb_width_pct,
-            "range_pct": _price_ranges(high, low, starts, ends) / last,
-            "trend_strength": trend_strength,
-            "trend_dir": trend_dir,
-            "zscore": zscore,
-            # 100 - 100/(1+G/L) in a form that is exactly 100 without losses and keeps its digits near 0.
-            "rsi": 100.0 * (gain / _finite(gain + loss)),
-            "return_pct": return_pct,
-            "drift_bps_per_bar": 10_000.0 * return_pct / (bars - 1),
-            "efficiency_ratio": _efficiency_ratios(close, ends, bars),
-        }
-        return WindowFeatures(
-            {name: _finite(value) for name, value in values.items()},
-            possible_bad_ticks=_has_bad_tick(close, starts, ends),
-            zero_atr=average_range == 0.0,
-            zero_variance=std == 0.0,
-        )
+        if starts.size <= _WINDOWS_PER_PART:
+            return _features_of_part(high, low, close, starts, ends)
+        in_order = np.argsort(starts, kind="stable")  # neighbours need few bars
+        features = WindowFeatures.unfilled(starts.size)
+        for first in range(0, starts.size, _WINDOWS_PER_PART):
+            rows = in_order[first : first + _WINDOWS_PER_PART]
+            begin = starts[rows[0]]
+            bars = slice(begin, ends[rows].max())
+            part = _features_of_part(
+                high[bars], low[bars], close[bars], starts[rows] - begin, ends[rows] - begin
+            )
+            features.put(rows, part)
+        return features
+
+
+def _features_of_part(
+    high: FloatArray, low: FloatArray, close: FloatArray, starts: IntArray, ends: IntArray
+) -> WindowFeatures:
+    bars = ends - starts
+    last = close[ends - 1]
+    std_pct, bb_width_pct, zscore, std = _by_end(_bands, close, ends, bars >= BAND_PERIOD_BARS)
+    trend_strength, trend_dir = _by_end(_trend, close, ends, bars >= TREND_LOOKBACK_BARS)
+    average_range, gain, loss = _recursive_means(high, low, close, starts, bars)
+    change = np.where(bars > 1, last - close[starts], np.nan)
+    return_pct = change / close[starts]
+    values = {
+        "atr_pct": average_range / last,
+        "std_pct": std_pct,
+        "bb_width_pct": bb_width_pct,
+        "range_pct": _price_ranges(high, low, starts, ends) / last,
+        "trend_strength": trend_strength,
+        "trend_dir": trend_dir,
+        "zscore": zscore,
+        # 100 - 100/(1+G/L) in a form that is exactly 100 without losses and keeps its digits near 0.
+        "rsi": 100.0 * (gain / _finite(gain + loss)),
+        "return_pct": return_pct,
+        "drift_bps_per_bar": 10_000.0 * return_pct / (bars - 1),
+        "efficiency_ratio": _efficiency_ratios(close, ends, bars),
+    }
+    return WindowFeatures(
+        {name: _finite(value) for name, value in values.items()},
+        possible_bad_ticks=_has_bad_tick(close, starts, ends),
+        zero_atr=average_range == 0.0,
+        zero_variance=std == 0.0,
+    )
 
 
 def _finite(numbers: FloatArray) -> FloatArray:

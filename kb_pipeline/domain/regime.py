@@ -233,6 +233,7 @@ def compute_regime_snapshots(
     starts, ends, row = distinct_windows(np.maximum(starts, ends - MAX_WINDOW_BARS), ends)
     computed = _compute(series, starts, ends)
     undefined = pack_flags(np.isnan(computed.values[name]) for name in FEATURE_NAMES)
+    tags = tag_flags(computed.values)
     return RegimeSnapshots(
         source=source,
         instrument=instrument,
@@ -241,8 +242,9 @@ def compute_regime_snapshots(
         n_bars=(ends - starts)[row],
         ts_start=series.times[starts][row],
         ts_end=series.times[ends - 1][row],
-        features={name: values[row] for name, values in computed.values.items()},
-        tags=tag_flags(computed.values)[row],
+        # Popped, because both copies of every feature at once would be most of the memory.
+        features={name: computed.values.pop(name)[row] for name in FEATURE_NAMES},
+        tags=tags[row],
         warnings=_warning_flags(computed, ends - starts)[row],
         undefined=undefined[row],
     )

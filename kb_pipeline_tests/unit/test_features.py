@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from kb_pipeline.domain import features
 from kb_pipeline.domain.features import WindowFeatures, compute_features, distinct_windows
 from kb_pipeline_tests.unit.slow_regime import slow_features, slow_warnings
 
@@ -293,6 +294,25 @@ def test_a_window_has_the_same_bits_in_any_company(bars: np.ndarray, seed: int) 
         alone = compute_features(*bars[:, start:end], np.array([0]), np.array([end - start]))
         for name, values in together.values.items():
             assert np.array_equal(values[[row]], alone.values[name], equal_nan=True), name
+
+
+def test_more_windows_than_are_computed_at_once_come_back_in_their_own_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bars = random_bars(seed=5, count=1_000, price=100.0, shift=0.2)
+    bars[:, 400:700] = 100.0
+    numbers = np.random.default_rng(5)
+    ends = numbers.integers(1, 1_001, 300)
+    starts = np.maximum(0, ends - numbers.integers(1, 201, 300))
+    at_once = compute_features(*bars, starts, ends)
+    monkeypatch.setattr(features, "_WINDOWS_PER_PART", 7)
+    in_parts = compute_features(*bars, starts, ends)
+    for name, values in at_once.values.items():
+        assert np.array_equal(values, in_parts.values[name], equal_nan=True), name
+    for name in ("possible_bad_ticks", "zero_atr", "zero_variance"):
+        flags = getattr(at_once, name)
+        assert 0 < flags.sum() < flags.size, name
+        assert np.array_equal(flags, getattr(in_parts, name)), name
 
 
 @pytest.mark.parametrize("exponent", [-1030, -300, 300, 1000])
