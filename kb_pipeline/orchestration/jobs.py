@@ -9,7 +9,8 @@ Where the executor is one of many machines, jobs of the same names and configura
 out among steps (spread.py).
 """
 
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -24,105 +25,95 @@ from kb_pipeline.orchestration.settings import (
     RegimeSettings,
     WorkspaceSettings,
 )
-from kb_pipeline.orchestration.spread import Steps, job_of
-from kb_pipeline.orchestration.steps import ATTRIBUTION, CANDIDACY, OHLCV, REGIMES, TRIALS, UPLIFT
+from kb_pipeline.orchestration.spread import AFTER, PutOps, spread_ops
+from kb_pipeline.orchestration.steps import ATTRIBUTION, CANDIDACY, OHLCV, REGIMES, TRIALS, UPLIFT, Step
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 
-_AFTER: Final = {"after": dg.In(dg.Nothing)}
+
+class _Act(NamedTuple):
+    """A step as an op: its settings, the ops it comes after, and the job that does it alone."""
+
+    step: Step
+    settings: type[dg.Config]
+    after: tuple[str, ...]
+    job: str
+    description: str
 
 
-@dg.op(name="prices", out=dg.Out(dg.Nothing))
-def _prices(
-    context: dg.OpExecutionContext, config: OhlcvSettings, database: DatabaseParam, prices: PricesParam
-) -> None:
-    """Normalise price files."""
-    run_op(context, OHLCV, config, database, prices)
+_ACTS: Final = {
+    "prices": _Act(
+        OHLCV,
+        OhlcvSettings,
+        after=(),
+        job="normalise_prices",
+        description="Read, check and normalise price files.",
+    ),
+    "regimes": _Act(
+        REGIMES,
+        RegimeSettings,
+        after=("prices",),
+        job="backfill_regime",
+        description="Compute the regime of each run's own out-of-sample window.",
+    ),
+    "candidacy": _Act(
+        CANDIDACY,
+        CandidacySettings,
+        after=("regimes",),
+        job="backfill_candidacy",
+        description="Put excluded runs through the quality gate.",
+    ),
+    "attribution": _Act(
+        ATTRIBUTION,
+        BackfillSettings,
+        after=("regimes",),
+        job="backfill_attribution",
+        description="Attribute a regime to completed tunes.",
+    ),
+    "trials": _Act(
+        TRIALS,
+        BackfillSettings,
+        after=("candidacy", "attribution"),
+        job="ingest_trials",
+        description="Bring the knowledge base in step with its sources.",
+    ),
+    "uplift": _Act(
+        UPLIFT,
+        WorkspaceSettings,
+        after=("attribution",),
+        job="measure_uplift",
+        description="Measure what choosing parameters by regime is worth.",
+    ),
+}
+"""The ops of `everything` by name, in order."""
+
+_EVERYTHING: Final = (
+    "Prices, regimes, candidacy, attribution, trials and uplift of the workspaces named, in order."
+)
 
 
-@dg.op(name="regimes", ins=_AFTER, out=dg.Out(dg.Nothing))
-def _regimes(
-    context: dg.OpExecutionContext, config: RegimeSettings, database: DatabaseParam, prices: PricesParam
-) -> None:
-    """Backfill regimes."""
-    run_op(context, REGIMES, config, database, prices)
+def _one_op(name: str, step: Step, settings: type[dg.Config]) -> PutOps:
+    """Return what puts a step into a job as a single op, which runs only if those before it succeeded."""
+
+    @dg.op(name=name, ins=AFTER, out=dg.Out(dg.Nothing), config_schema=settings.to_fields_dict())
+    def op(context: dg.OpExecutionContext, database: DatabaseParam, prices: PricesParam) -> None:
+        run_op(context, step, settings(**context.op_config), database, prices)
+
+    return lambda after: op(after) if after else op()
 
 
-@dg.op(name="candidacy", ins=_AFTER, out=dg.Out(dg.Nothing))
-def _candidacy(
-    context: dg.OpExecutionContext, config: CandidacySettings, database: DatabaseParam, prices: PricesParam
-) -> None:
-    """Backfill candidacy."""
-    run_op(context, CANDIDACY, config, database, prices)
+def _job_of(
+    name: str, description: str, names: Iterable[str], puts: Mapping[str, PutOps]
+) -> dg.JobDefinition:
+    """Return a job of the steps named, in their order."""
 
+    @dg.job(name=name, description=description)
+    def job() -> None:
+        ended: dict[str, Any] = {}
+        for op_name in names:
+            ended[op_name] = puts[op_name]([ended[it] for it in _ACTS[op_name].after if it in ended])
 
-@dg.op(name="attribution", ins=_AFTER, out=dg.Out(dg.Nothing))
-def _attribution(
-    context: dg.OpExecutionContext, config: BackfillSettings, database: DatabaseParam, prices: PricesParam
-) -> None:
-    """Backfill attribution."""
-    run_op(context, ATTRIBUTION, config, database, prices)
-
-
-@dg.op(name="trials", ins=_AFTER, out=dg.Out(dg.Nothing))
-def _trials(
-    context: dg.OpExecutionContext, config: BackfillSettings, database: DatabaseParam, prices: PricesParam
-) -> None:
-    """Ingest trials."""
-    run_op(context, TRIALS, config, database, prices)
-
-
-@dg.op(name="uplift", ins=_AFTER, out=dg.Out(dg.Nothing))
-def _uplift(
-    context: dg.OpExecutionContext, config: WorkspaceSettings, database: DatabaseParam, prices: PricesParam
-) -> None:
-    """Measure uplift."""
-    run_op(context, UPLIFT, config, database, prices)
-
-
-@dg.job
-def normalise_prices() -> None:
-    """Read, check and normalise price files."""
-    _prices()
-
-
-@dg.job
-def backfill_regime() -> None:
-    """Compute the regime of each run's own out-of-sample window."""
-    _regimes()
-
-
-@dg.job
-def backfill_candidacy() -> None:
-    """Put excluded runs through the quality gate."""
-    _candidacy()
-
-
-@dg.job
-def backfill_attribution() -> None:
-    """Attribute a regime to completed tunes."""
-    _attribution()
-
-
-@dg.job
-def ingest_trials() -> None:
-    """Bring the knowledge base in step with its sources."""
-    _trials()
-
-
-@dg.job
-def measure_uplift() -> None:
-    """Measure what choosing parameters by regime is worth."""
-    _uplift()
-
-
-@dg.job
-def everything() -> None:
-    """Prices, regimes, candidacy, attribution, trials and uplift of the workspaces named, in order."""
-    regimes = _regimes(after=_prices())
-    attribution = _attribution(after=regimes)
-    _trials(after=[_candidacy(after=regimes), attribution])
-    _uplift(after=attribution)
+    return job
 
 
 dry_run_reports = dg.define_asset_job(
@@ -131,35 +122,18 @@ dry_run_reports = dg.define_asset_job(
     description="Say what each backfill would do; write nothing.",
 )
 
-_WHOLE: Final = (
-    normalise_prices,
-    backfill_regime,
-    backfill_candidacy,
-    backfill_attribution,
-    ingest_trials,
-    measure_uplift,
-)
-_STEPS: Final[Steps] = {
-    "prices": (OHLCV, OhlcvSettings, ()),
-    "regimes": (REGIMES, RegimeSettings, ("prices",)),
-    "candidacy": (CANDIDACY, CandidacySettings, ("regimes",)),
-    "attribution": (ATTRIBUTION, BackfillSettings, ("regimes",)),
-    "trials": (TRIALS, BackfillSettings, ("candidacy", "attribution")),
-    "uplift": (UPLIFT, WorkspaceSettings, ("attribution",)),
-}
-"""The ops of `everything`, in order, each with those that come before it."""
-
 
 def jobs(lanes: int) -> list[Job]:
     """Return the jobs; where there are lanes, with each backfill shared out among so many steps."""
-    if not lanes:
-        return [*_WHOLE, dry_run_reports, everything]
-    alone = [
-        job_of(job.name, job.description or "", {name: step}, lanes)
-        for job, (name, step) in zip(_WHOLE, _STEPS.items(), strict=True)
-    ]
-    together = job_of(everything.name, everything.description or "", _STEPS, lanes)
-    return [*alone, dry_run_reports, together]
+    # An op is made once and put into several jobs: its name may stand for one thing only.
+    puts = {
+        name: spread_ops(name, act.step, act.settings, act.after, lanes)
+        if lanes
+        else _one_op(name, act.step, act.settings)
+        for name, act in _ACTS.items()
+    }
+    alone = [_job_of(act.job, act.description, [name], puts) for name, act in _ACTS.items()]
+    return [*alone, dry_run_reports, _job_of("everything", _EVERYTHING, _ACTS, puts)]
 
 
 JOB_NAMES: Final = frozenset(job.name for job in jobs(0))

@@ -6,7 +6,7 @@ before it failed; the op that plans refuses then.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import dagster as dg
@@ -23,9 +23,9 @@ from kb_pipeline.storage import backfill_parts
 from kb_pipeline.storage.backfill_parts import Lease, Outcome, Part, Scope
 from kb_pipeline.storage.orchestration import find_workspace
 
-_AFTER: Final = {"after": dg.In(dg.Nothing)}
-Steps = Mapping[str, tuple[Step, type[dg.Config], tuple[str, ...]]]
-"""Steps by their name in a job, each with its settings and the names of those before it."""
+AFTER: Final = {"after": dg.In(dg.Nothing)}
+PutOps = Callable[[list[Any]], Any]
+"""Puts a step's ops into a job, after others, and returns the last of them."""
 
 _SHARED_KINDS: Final = {
     "regime_snapshots": BackfillKind.REGIME,
@@ -35,16 +35,14 @@ _SHARED_KINDS: Final = {
 """Of which assets a partition can be cut into ranges of rows. The others are done a partition at a time."""
 
 
-def spread_ops(
-    name: str, step: Step, settings: type[dg.Config], before: Sequence[str], lanes: int
-) -> Callable[[list[Any]], Any]:
-    """Return what puts a step's ops into a job, after others, and returns the last of them.
+def spread_ops(name: str, step: Step, settings: type[dg.Config], before: Sequence[str], lanes: int) -> PutOps:
+    """Return what puts a step into a job, shared out among lanes.
 
     The op that plans has the step's own name and takes its configuration; `before` are the names of the
     steps that must have succeeded.
     """
 
-    @dg.op(name=name, ins=_AFTER, out=dg.Out(dg.Nothing), config_schema=settings.to_fields_dict())
+    @dg.op(name=name, ins=AFTER, out=dg.Out(dg.Nothing), config_schema=settings.to_fields_dict())
     def plan(
         context: dg.OpExecutionContext,
         database: dg.ResourceParam[Database],
@@ -55,7 +53,7 @@ def spread_ops(
         _plan(context, step, name, settings(**context.op_config), database, prices)
 
     def lane(number: int) -> dg.OpDefinition:
-        @dg.op(name=f"{name}_lane_{number}", ins=_AFTER, out=dg.Out(dg.Nothing))
+        @dg.op(name=f"{name}_lane_{number}", ins=AFTER, out=dg.Out(dg.Nothing))
         def work(
             context: dg.OpExecutionContext,
             database: dg.ResourceParam[Database],
@@ -66,7 +64,7 @@ def spread_ops(
 
         return work
 
-    @dg.op(name=f"{name}_done", ins=_AFTER, out=dg.Out(dg.Nothing))
+    @dg.op(name=f"{name}_done", ins=AFTER, out=dg.Out(dg.Nothing))
     def done(context: dg.OpExecutionContext, database: dg.ResourceParam[Database]) -> None:
         """See that every part is done, and record what was shared out."""
         _sum_up(context, step, name, database)
@@ -201,17 +199,3 @@ def _summed(parts: Sequence[Outcome]) -> Metadata:
     for part in parts:
         total.update(part.result or {})
     return {**total, "parts": len(parts), "processes": len({part.holder for part in parts})}
-
-
-def job_of(name: str, description: str, steps: Steps, lanes: int) -> dg.JobDefinition:
-    """Return a job of steps, each shared out among so many lanes and given with those that come before it."""
-
-    @dg.job(name=name, description=description)
-    def job() -> None:
-        ended: dict[str, Any] = {}
-        for step_name, (step, settings, before) in steps.items():
-            there = [earlier for earlier in before if earlier in steps]
-            put = spread_ops(step_name, step, settings, there, lanes)
-            ended[step_name] = put([ended[earlier] for earlier in there])
-
-    return job

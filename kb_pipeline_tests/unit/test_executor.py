@@ -61,3 +61,8 @@ def test_a_shared_job_has_its_lanes_between_the_plan_and_the_sum() -> None:
     assert all(before[lane] == {"candidacy"} for lane in lanes)
     assert before["candidacy_done"] == set(lanes)
     assert before["trials"] == {"candidacy_done", "attribution_done"}
+
+
+def test_a_web_page_can_load_the_jobs_that_are_shared_out() -> None:
+    # An op's name may stand for one op only among all jobs; a job executed by itself would not show it.
+    dg.Definitions.validate_loadable(build_definitions(execution=SHARED))
