@@ -6,12 +6,10 @@ control character or a quote that does not close is named.
 """
 
 import csv
-import os
 import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -38,61 +36,58 @@ _OTHER_DELIMITERS: Final = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 # --- At once -----------------------------------------------------------------------------------
 
-_PART_BYTES: Final = 2 << 20
+PART_BYTES: Final = 2 << 20
 """Text cut by one call: little enough for a core's cache, enough for the calls themselves not to count.
 
 The cells of a whole large file at once take fresh memory, which cost more than the cutting.
 """
 
 
-def cut_at_once(source: Source) -> Parts | None:
-    """Return the parts of a plain CSV file, or None where its lines must be looked at one by one.
+def cut_at_once(path: Path, texts: Iterable[bytes]) -> Parts | None:
+    """Return what cuts a plain CSV file part by part, or None where it must be looked at line by line.
 
-    They know no lines: the file either holds good bars, or is cut again by line.
+    The parts know no lines: the file either holds good bars, or is cut again by line.
 
-    Raises:
-        OhlcvFileError: The header cannot be used.
+    Args:
+        path: The file, for messages.
+        texts: Whole lines of it, many at a time.
     """
-    data = source.data
-    header_end = data.find(b"\n") + 1
-    if header_end in (0, len(data)) or not _is_plain(data, header_end):
-        return None
-    header = data[: header_end - 1].decode("utf-8").removesuffix("\r")
+    remaining = iter(texts)
+    first = next(remaining, b"")
+    header_end = first.find(b"\n") + 1
+    header = first[:header_end].decode("utf-8").removesuffix("\n").removesuffix("\r")
     if not header.strip() or _CONTROL.search(header):
         return None
-    names = _header(source.path, header, line=1)
-    roles = column_roles(source.path, names)
-    if len(roles) < len(names) and len(data.translate(None, _CONTROL_BYTES)) < len(data):
-        return None
-    has_tabs = b"\t" in data
-    texts = [memoryview(data)[start:end] for start, end in pairwise(_cuts(data, header_end))]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(_line_feeds, texts))
-    cut = [partial(_part_cells, text, len(names), roles, has_tabs) for text in texts]
-    return Parts(Table(source.path, names, roles, {}), rows, cut)
+    names = _header(path, header, line=1)
+    roles = column_roles(path, names)
+    rows = filter(None, chain([first[header_end:]], remaining))
+    return Parts(Table(path, names, roles, {}), rows, partial(_part_cells, len(names), roles))
 
 
-def _line_feeds(text: memoryview) -> int:
-    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == ord("\n")))
-
-
-def _is_plain(data: bytes | bytearray, header_end: int) -> bool:
-    unix_or_windows_ends = b"\r" not in data or data.count(b"\r") == data.count(b"\r\n")
-    return data.endswith(b"\n") and unix_or_windows_ends and data.find(b'"', header_end) < 0
-
-
-def _cuts(data: bytes | bytearray, start: int) -> Iterator[int]:
-    """Yield where parts begin and end: behind a line feed each."""
+def whole_lines(data: bytes | bytearray) -> Iterator[bytes]:
+    """Yield the lines of a text that is held already, many at a time."""
+    start = 0
     while start < len(data):
-        yield start
-        start = data.find(b"\n", min(start + _PART_BYTES, len(data) - 1)) + 1
-    yield len(data)
+        end = data.find(b"\n", min(start + PART_BYTES, len(data) - 1)) + 1 or len(data)
+        with memoryview(data)[start:end] as lines:
+            yield bytes(lines)
+        start = end
 
 
-def _part_cells(text: memoryview, fields: int, roles: dict[str, int], has_tabs: bool) -> Cells | None:
+def _is_plain(text: bytes, *, wholly: bool) -> bool:
+    """Return whether lines hold neither quotes nor odd ends nor, where columns are ignored, controls."""
+    unix_or_windows_ends = b"\r" not in text or text.count(b"\r") == text.count(b"\r\n")
+    holds_control = not wholly and len(text.translate(None, _CONTROL_BYTES)) < len(text)
+    return text.endswith(b"\n") and unix_or_windows_ends and b'"' not in text and not holds_control
+
+
+def _part_cells(fields: int, roles: dict[str, int], text: bytes) -> Cells | None:
     """Return the cells of some lines: numbers as such where that says all, else as text."""
+    # What stands in a column that plays no role is never looked at again.
+    if not _is_plain(text, wholly=len(roles) == fields):
+        return None
     # Arrow takes a tab beside a number for a blank; digits that a float64 cannot hold are counted.
-    wants_text = has_tabs or _has_long_numbers(text)
+    wants_text = b"\t" in text or _has_long_numbers(text)
     for kind in [pa.string()] if wants_text else [pa.float64(), pa.string()]:
         try:
             return _arrow_cells(text, fields, roles, kind)
@@ -101,7 +96,7 @@ def _part_cells(text: memoryview, fields: int, roles: dict[str, int], has_tabs: 
     return None
 
 
-def _has_long_numbers(text: memoryview) -> bool:
+def _has_long_numbers(text: bytes) -> bool:
     """Return whether somewhere more digits (and points) follow each other than a float64 can need."""
     run = (np.frombuffer(text, np.uint8) - np.uint8(ord("."))) < np.uint8(12)  # . / and the ten digits
     # So many in a row fill three words of four bytes, which is quickly ruled out.
@@ -115,7 +110,7 @@ def _has_long_numbers(text: memoryview) -> bool:
     return bool(run.any())
 
 
-def _arrow_cells(text: memoryview, fields: int, roles: dict[str, int], numbers: pa.DataType) -> Cells:
+def _arrow_cells(text: bytes, fields: int, roles: dict[str, int], numbers: pa.DataType) -> Cells:
     # Times and symbols stay texts: what Arrow takes for a null or a time is wider than our rules. Of numbers
     # it reads what its cast of a text reads, blanks around them, and nan and inf, which are refused later.
     columns = [str(position) for position in range(fields)]

@@ -5,7 +5,10 @@ into cells, `ohlcv_cells` reads those, `ohlcv_table` makes bars of them, and her
 against the timeframe and given a symbol. A bad file is refused with all of its failures.
 """
 
+import hashlib
 import re
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,11 +21,11 @@ from kb_pipeline import rules
 from kb_pipeline.domain.ohlcv import bar_times_ns
 from kb_pipeline.errors import BadArgumentError, OhlcvFileError
 from kb_pipeline.storage.events import Event, tell
-from kb_pipeline.storage.ohlcv_csv import cut_at_once, cut_by_line
+from kb_pipeline.storage.ohlcv_csv import PART_BYTES, cut_at_once, cut_by_line, whole_lines
 from kb_pipeline.storage.ohlcv_failures import Refusal, refuse, shown
 from kb_pipeline.storage.ohlcv_json import read_json, read_ndjson
 from kb_pipeline.storage.ohlcv_parquet import read_parquet
-from kb_pipeline.storage.ohlcv_source import Source, read_source
+from kb_pipeline.storage.ohlcv_source import Source, read_lines, read_source
 from kb_pipeline.storage.ohlcv_table import Bars, bars_from_parts, bars_from_table
 
 _TICKER: Final = re.compile(r"[A-Z0-9.^=-]{1,15}")
@@ -71,19 +74,29 @@ def read_ohlcv_file(
         known = ", ".join(rules.TIMEFRAMES_SECONDS)
         raise BadArgumentError(f"found the timeframe {shown(timeframe)}, needed one of {known}")
     try:
-        return _checked(read_source(path, data_root), zone, timeframe, symbol)
+        bars, sha256 = _read(path, data_root, zone)
+        if timeframe is not None:
+            _refuse_other_timeframe(path, bar_times_ns(bars.frame), timeframe)
+        return OhlcvFile(
+            Path(path), bars.frame, _symbol(Path(path), symbol, bars.symbol), sha256, bars.notices
+        )
     except OhlcvFileError as error:
         tell(Event.PRICE_FILE_REFUSED, path=error.path, reason=error.reason, failures=error.total)
         raise
 
 
-def _checked(source: Source, zone: ZoneInfo | None, timeframe: str | None, symbol: str | None) -> OhlcvFile:
-    bars = bars_from_source(source, zone)
-    if timeframe is not None:
-        _refuse_other_timeframe(source.path, bar_times_ns(bars.frame), timeframe)
-    return OhlcvFile(
-        source.path, bars.frame, _symbol(source.path, symbol, bars.symbol), source.sha256(), bars.notices
-    )
+def _read(path: str | Path, data_root: Path | None, timezone: ZoneInfo | None) -> tuple[Bars, str]:
+    """Return the bars of a file and the SHA-256 of its bytes."""
+    is_csv = Path(path).suffix.lower() in (".csv", ".txt")
+    if is_csv:
+        digest = hashlib.sha256()
+        with closing(read_lines(path, data_root, PART_BYTES, digest.update)) as texts:
+            bars = _bars_at_once(Path(path), texts, timezone)
+        if bars:
+            return bars, digest.hexdigest()
+    source = read_source(path, data_root)
+    bars = bars_from_table(cut_by_line(source), timezone) if is_csv else bars_from_source(source, timezone)
+    return bars, source.sha256()
 
 
 def bars_from_source(source: Source, timezone: ZoneInfo | None, *, exact: bool = False) -> Bars:
@@ -98,16 +111,21 @@ def bars_from_source(source: Source, timezone: ZoneInfo | None, *, exact: bool =
         OhlcvFileError: With every failure of the file.
     """
     if source.format == "csv":
-        return _bars_from_csv(source, timezone, exact=exact)
+        bars = None if exact else _bars_at_once(source.path, whole_lines(source.data), timezone)
+        return bars or bars_from_table(cut_by_line(source), timezone, exact=exact)
     readers = {"json": read_json, "ndjson": read_ndjson, "parquet": read_parquet}
     return bars_from_table(readers[source.format](source), timezone, exact=exact)
 
 
-def _bars_from_csv(source: Source, timezone: ZoneInfo | None, *, exact: bool) -> Bars:
-    """Prove at once that the file is good, or else find everything that is wrong with it."""
-    parts = None if exact else cut_at_once(source)
-    bars = None if parts is None else bars_from_parts(parts, timezone)
-    return bars or bars_from_table(cut_by_line(source), timezone, exact=exact)
+def _bars_at_once(path: Path, texts: Iterable[bytes], timezone: ZoneInfo | None) -> Bars | None:
+    """Prove that the lines of a CSV file are good bars, or return None: what is wrong is found elsewhere."""
+    try:
+        parts = cut_at_once(path, texts)
+        return None if parts is None else bars_from_parts(parts, timezone)
+    except OhlcvFileError as error:
+        if error.reason == Refusal.CHANGED_WHILE_READING:
+            raise
+        return None
 
 
 def _zone(timezone: str | None) -> ZoneInfo | None:
@@ -122,7 +140,7 @@ def _zone(timezone: str | None) -> ZoneInfo | None:
 
 
 def _refuse_other_timeframe(
-    path: Path, times_ns: np.ndarray[tuple[int], np.dtype[np.int64]], timeframe: str
+    path: str | Path, times_ns: np.ndarray[tuple[int], np.dtype[np.int64]], timeframe: str
 ) -> None:
     """Refuse bars whose distances contradict the timeframe; a single bar contradicts none."""
     steps = np.diff(times_ns // 10**9)

@@ -12,9 +12,10 @@ import io
 import os
 import stat
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -86,6 +87,16 @@ class _HashingReader(io.RawIOBase):
         return count
 
 
+class _Opened(NamedTuple):
+    """A file whose kind and size are such as may be read."""
+
+    path: Path
+    file: io.FileIO
+    format: str
+    is_gzip: bool
+    size: int
+
+
 def read_source(path: str | Path, data_root: Path | None) -> Source:
     """Return the bytes of a price file, unpacked.
 
@@ -96,11 +107,48 @@ def read_source(path: str | Path, data_root: Path | None) -> Source:
     Raises:
         OhlcvFileError: The file may not be read, or holds what no price file holds.
     """
+    with _os_errors_as_refusals(path):
+        with _opened(path, data_root) as opened:
+            data, sha256 = _read(opened)
+        return Source(opened.path, opened.format, _text(opened, data), sha256)
+
+
+def read_lines(
+    path: str | Path, data_root: Path | None, part_bytes: int, hashed: Callable[[bytes], object]
+) -> Generator[bytes]:
+    """Yield the lines of a text file that is not packed, many at a time.
+
+    For a first look, of which no text is kept. A part without a line end at its end holds a line that is
+    too long or cut short.
+
+    Args:
+        path: As of `read_source`.
+        data_root: As of `read_source`.
+        part_bytes: So much is read at a time.
+        hashed: Is called with all bytes of the file, as they are read.
+
+    Raises:
+        OhlcvFileError: As `read_source`, which alone knows in what line.
+    """
+    with _os_errors_as_refusals(path), _opened(path, data_root) as opened:
+        rest = b""
+        for number, chunk in enumerate(iter(partial(opened.file.read, part_bytes), b"")):
+            hashed(chunk)
+            end = chunk.rfind(b"\n") + 1
+            lines = b"".join((rest, memoryview(chunk)[: end or None]))
+            rest = chunk[end:] if end else b""
+            _last_part_start(opened.path, lines, 0, len(lines), b"\n")
+            if number:
+                _refuse_encoding(opened.path, lines)
+            yield lines if number else bytes(_text(opened, lines))
+        if rest:
+            yield rest
+
+
+@contextmanager
+def _os_errors_as_refusals(path: str | Path) -> Iterator[None]:
     try:
-        named = Path(path)
-        opened = named if data_root is None else _inside(named, data_root)
-        with _open_regular(named, opened, follow_links=data_root is None) as file:
-            return _read(named, opened, file)
+        yield
     except OSError as error:
         raise _os_refusal(path, error) from None
     except (ValueError, RuntimeError):
@@ -108,6 +156,19 @@ def read_source(path: str | Path, data_root: Path | None) -> Source:
         raise refuse(
             path, Refusal.NOT_FOUND, "found a path that names no file, needed a price file"
         ) from None
+
+
+@contextmanager
+def _opened(path: str | Path, data_root: Path | None) -> Iterator[_Opened]:
+    """Open a file for what is read meanwhile, and refuse it where it changed."""
+    named = Path(path)
+    real = named if data_root is None else _inside(named, data_root)
+    with _open_regular(named, real, follow_links=data_root is None) as file:
+        form, is_gzip = _format(named)
+        before = os.fstat(file.fileno())
+        _refuse_size(named, before.st_size, _limits(form, is_gzip=is_gzip).size)
+        yield _Opened(named, file, form, is_gzip, before.st_size)
+        _refuse_change(named, before, os.fstat(file.fileno()), real)
 
 
 def _inside(path: Path, data_root: Path) -> Path:
@@ -148,31 +209,29 @@ def _os_refusal(path: object, error: OSError) -> OhlcvFileError:
     return refuse(path, Refusal.UNREADABLE, f"could not be read: {error.strerror}")
 
 
-def _read(named: Path, opened: Path, file: io.FileIO) -> Source:
-    form, is_gzip = _format(named)
-    before = os.fstat(file.fileno())
-    limits = _limits(form, is_gzip=is_gzip)
-    _refuse_size(named, before.st_size, limits.size)
-    if is_gzip:
-        reader = _HashingReader(file)
-        data, sha256 = _unpacked(named, reader, before.st_size, limits), reader.hash.hexdigest
-    else:
-        data = _all_bytes(named, file, before.st_size, limits)
-        sha256 = _hashed_beside(data)
-    _refuse_change(named, before, os.fstat(file.fileno()), opened)
+def _read(opened: _Opened) -> tuple[bytearray, Callable[[], str]]:
+    limits = _limits(opened.format, is_gzip=opened.is_gzip)
+    if opened.is_gzip:
+        reader = _HashingReader(opened.file)
+        return _unpacked(opened.path, reader, opened.size, limits), reader.hash.hexdigest
+    data = _all_bytes(opened.path, opened.file, opened.size, limits)
+    return data, _hashed_beside(data)
+
+
+def _text(opened: _Opened, data: bytes | bytearray) -> bytes | bytearray:
+    """Return bytes without a mark of their order, and refuse what is no text where text is needed."""
+    path, form = opened.path, opened.format
     if form != "parquet":
-        _refuse_binary(named, data, _PACKED, Refusal.BAD_COMPRESSION)
-        _refuse_binary(named, data, _BINARY, Refusal.BINARY_FILE)
-        _refuse_encoding(named, data)
+        _refuse_binary(path, data, _PACKED, Refusal.BAD_COMPRESSION)
+        _refuse_binary(path, data, _BINARY, Refusal.BINARY_FILE)
+        _refuse_encoding(path, data)
         if form in ("json", "ndjson"):
-            _refuse_many_values(named, data)
+            _refuse_many_values(path, data)
         if data.startswith(_BYTE_ORDER_MARK):
             data = data[len(_BYTE_ORDER_MARK) :]
     if not data or data.isspace():
-        raise refuse(
-            named, Refusal.EMPTY_FILE, f"found {before.st_size} bytes and no text, needed price bars"
-        )
-    return Source(named, form, data, sha256)
+        raise refuse(path, Refusal.EMPTY_FILE, f"found {opened.size} bytes and no text, needed price bars")
+    return data
 
 
 def _hashed_beside(data: bytearray) -> Callable[[], str]:
@@ -248,7 +307,7 @@ def _all_bytes(path: Path, reader: io.RawIOBase | gzip.GzipFile, size: int, limi
     return data
 
 
-def _last_part_start(path: Path, data: bytearray, start: int, end: int, separator: bytes) -> int:
+def _last_part_start(path: Path, data: bytes | bytearray, start: int, end: int, separator: bytes) -> int:
     """Return where a line begins that is not longer than allowed so far, from one that begins at start.
 
     Of JSON it is a value; its lines may be of any length.
@@ -290,7 +349,7 @@ def _refuse_change(path: Path, before: os.stat_result, after: os.stat_result, op
         )
 
 
-def _refuse_binary(path: Path, data: bytearray, kinds: dict[bytes, str], reason: Refusal) -> None:
+def _refuse_binary(path: Path, data: bytes | bytearray, kinds: dict[bytes, str], reason: Refusal) -> None:
     for magic, kind in kinds.items():
         if data.startswith(magic):
             raise refuse(
@@ -298,14 +357,14 @@ def _refuse_binary(path: Path, data: bytearray, kinds: dict[bytes, str], reason:
             )
 
 
-def _refuse_many_values(path: Path, data: bytearray) -> None:
+def _refuse_many_values(path: Path, data: bytes | bytearray) -> None:
     most = rules.MAX_OHLCV_JSON_VALUES
     if sum(data.count(sign) for sign in (b",", b"{", b"[")) > most:
         text = f"found more than {most:,} values, the most that is read of JSON. Export it as CSV or Parquet"
         raise refuse(path, Refusal.TOO_LARGE, text)
 
 
-def _refuse_encoding(path: Path, data: bytearray) -> None:
+def _refuse_encoding(path: Path, data: bytes | bytearray) -> None:
     if data.isascii():
         return
     try:

@@ -5,12 +5,13 @@ duplicates, and the rules of `domain.ohlcv`, whose failures are shown at their p
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -39,6 +40,7 @@ _ROLES: Final = {alias: role for role, aliases in _ALIASES.items() for alias in 
 _REQUIRED: Final = ("time", *ohlcv.PRICE_COLUMNS)
 NUMBER_ROLES: Final = (*ohlcv.PRICE_COLUMNS, *ohlcv.OPTIONAL_COLUMNS)
 
+_Values = TypeVar("_Values", npt.NDArray[np.int64], npt.NDArray[np.float64])
 Times = npt.NDArray[np.int64]
 Columns = dict[str, npt.NDArray[np.float64]]
 
@@ -78,12 +80,12 @@ class Table:
 class Parts:
     """A table that is cut part by part. `table` itself has no cells.
 
-    `rows` counts the rows of each part; `cut` returns its cells, None where it cannot be cut at once.
+    `texts` holds the rows of each part; `cut` returns its cells, None where it cannot be cut at once.
     """
 
     table: Table
-    rows: list[int]
-    cut: Sequence[Callable[[], Cells | None]]
+    texts: Iterable[bytes]
+    cut: Callable[[bytes], Cells | None]
 
 
 class Bars(NamedTuple):
@@ -172,34 +174,64 @@ def bars_from_table(table: Table, timezone: ZoneInfo | None, *, exact: bool = Fa
 def bars_from_parts(parts: Parts, timezone: ZoneInfo | None) -> Bars | None:
     """Return the bars of a table that is cut part by part, or None where anything is wrong with it.
 
-    The parts are cut and read side by side, and each is let go of when its values stand in their place.
+    Parts are cut and read side by side while the next ones come in, and each is let go of when its values
+    stand in their place.
     """
-    begins = np.cumsum([0, *parts.rows])
-    names = _number_names(parts.table.roles)
-    times = np.empty(begins[-1], dtype=np.int64)
-    columns = {name: np.empty(begins[-1]) for name in names}
 
-    def read_part(number: int) -> _Read | None:
-        cells = parts.cut[number]()
+    def read_part(text: bytes) -> _Read | None:
+        cells = parts.cut(text)
         read = None if cells is None else _read(cells, timezone, map, to_first_bad=True)
-        if read is None or any(read.bad.values()) or ohlcv.violations(read.columns):
-            return None
-        rows = slice(begins[number], begins[number + 1])
-        times[rows] = read.times
-        for name in names:
-            columns[name][rows] = read.columns[name]
-        return read._replace(times=times, columns=columns)
+        return None if read is None or any(read.bad.values()) or ohlcv.violations(read.columns) else read
 
-    read: list[_Read] = []
+    whole, rows = None, 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for part in pool.map(read_part, range(len(parts.rows))):
-            if part is None or part.time_form != (read or [part])[0].time_form:
-                pool.shutdown(wait=True, cancel_futures=True)
+        for part in _side_by_side(pool, read_part, parts.texts):
+            if part is None or (whole and part.time_form != whole.time_form):
                 return None
-            read.append(part)
-    symbols = sorted({symbol for part in read for symbol in part.symbols})
-    whole = read[0]._replace(rounded=sum(part.rounded for part in read), symbols=symbols)
-    return _good_bars(parts.table, whole)
+            whole = _joined(whole or part, rows, part)
+            rows += len(part.times)
+    return whole and _good_bars(parts.table, _first_rows(whole, rows))
+
+
+def _side_by_side(
+    pool: ThreadPoolExecutor, read: Callable[[bytes], _Read | None], texts: Iterable[bytes]
+) -> Iterator[_Read | None]:
+    """Yield what is read of each text, in order; a few are waited for at a time, and no more are held."""
+    most = 3 * (os.cpu_count() or 1)
+    waited_for: deque[Future[_Read | None]] = deque()
+    for text in texts:
+        waited_for.append(pool.submit(read, text))
+        if len(waited_for) == most:
+            yield waited_for.popleft().result()
+    while waited_for:
+        yield waited_for.popleft().result()
+
+
+def _joined(before: _Read, rows: int, part: _Read) -> _Read:
+    """Return what was read of so many rows with a part behind; its arrays have room for more than that."""
+    return _Read(
+        _put(before.times, rows, part.times),
+        {name: _put(before.columns[name], rows, values) for name, values in part.columns.items()},
+        part.rounded + (before.rounded if rows else 0),
+        {},
+        sorted({*before.symbols, *part.symbols}),
+        part.time_form,
+    )
+
+
+def _put(values: _Values, begin: int, part: _Values) -> _Values:
+    """Return values with a part in its place; where there is no room for it, they move to twice as much."""
+    end = begin + len(part)
+    if len(values) < end or not begin:
+        values, shorter = np.empty(2 * end, dtype=part.dtype), values
+        values[:begin] = shorter[:begin]
+    values[begin:end] = part
+    return values
+
+
+def _first_rows(whole: _Read, rows: int) -> _Read:
+    columns = {name: values[:rows] for name, values in whole.columns.items()}
+    return whole._replace(times=whole.times[:rows], columns=columns)
 
 
 def _number_names(roles: Iterable[str]) -> list[str]:

@@ -84,7 +84,7 @@ def assert_same(left: Bars | str, right: Bars | str) -> None:
     rows_of_a_file | sound_rows | plain_rows,
     st.sampled_from(["\n", "\r\n"]),
     st.sampled_from([None, NEW_YORK]),
-    st.sampled_from([1, 100, ohlcv_csv._PART_BYTES]),
+    st.sampled_from([1, 100, ohlcv_csv.PART_BYTES]),
 )
 @example([("2024-01-01T00:00:00Z", "1" * 25, "2" * 25, "1", "1" * 25, "0", "A", "")], "\n", None, 1)
 @example([("2024-01-01", *"1211", "0", "A", ""), ("2024-01-02T00Z", *"1211", "0", "A", "")], "\n", None, 1)
@@ -96,7 +96,7 @@ def test_both_ways_of_reading_agree(
 ) -> None:
     # With parts of one byte every line is a part of its own.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ohlcv_csv, "_PART_BYTES", part_bytes)
+        patch.setattr(ohlcv_csv, "PART_BYTES", part_bytes)
         assert_both_ways_agree(rows, end, zone)
 
 
