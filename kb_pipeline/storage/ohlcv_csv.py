@@ -43,7 +43,11 @@ The cells of a whole large file at once take fresh memory, which cost more than 
 """
 
 
-def cut_at_once(path: Path, texts: Iterable[bytes]) -> Parts | None:
+_MORE_THAN_ENOUGH: Final = 1.25
+"""Rows that room is made for, to those that the first part lets expect: room left over costs nothing."""
+
+
+def cut_at_once(path: Path, texts: Iterable[bytes], size_bytes: int) -> Parts | None:
     """Return what cuts a plain CSV file part by part, or None where it must be looked at line by line.
 
     The parts know no lines: the file either holds good bars, or is cut again by line.
@@ -51,6 +55,7 @@ def cut_at_once(path: Path, texts: Iterable[bytes]) -> Parts | None:
     Args:
         path: The file, for messages.
         texts: Whole lines of it, many at a time.
+        size_bytes: Of all of them, as far as is known.
     """
     remaining = iter(texts)
     first = next(remaining, b"")
@@ -61,7 +66,9 @@ def cut_at_once(path: Path, texts: Iterable[bytes]) -> Parts | None:
     names = _header(path, header, line=1)
     roles = column_roles(path, names)
     rows = filter(None, chain([first[header_end:]], remaining))
-    return Parts(Table(path, names, roles, {}), rows, partial(_part_cells, len(names), roles))
+    expected_rows = int(_MORE_THAN_ENOUGH * first.count(b"\n") * size_bytes / len(first))
+    table = Table(path, names, roles, {})
+    return Parts(table, expected_rows, rows, partial(_part_cells, len(names), roles))
 
 
 def whole_lines(data: bytes | bytearray) -> Iterator[bytes]:
@@ -98,7 +105,8 @@ def _part_cells(fields: int, roles: dict[str, int], text: bytes) -> Cells | None
 
 def _has_long_numbers(text: bytes) -> bool:
     """Return whether somewhere more digits (and points) follow each other than a float64 can need."""
-    run = (np.frombuffer(text, np.uint8) - np.uint8(ord("."))) < np.uint8(12)  # . / and the ten digits
+    distance = np.frombuffer(text, np.uint8) - np.uint8(ord("."))
+    run = np.less(distance, np.uint8(12), out=distance.view(np.bool_))  # . / and the ten digits
     # So many in a row fill three words of four bytes, which is quickly ruled out.
     words = run[: len(run) // 4 * 4].view(np.uint32) == _FOUR_TRUE
     if not (words[:-2] & words[1:-1] & words[2:]).any():

@@ -7,8 +7,9 @@ against the timeframe and given a symbol. A bad file is refused with all of its 
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,8 @@ from kb_pipeline.storage.ohlcv_json import read_json, read_ndjson
 from kb_pipeline.storage.ohlcv_parquet import read_parquet
 from kb_pipeline.storage.ohlcv_source import Source, read_lines, read_source
 from kb_pipeline.storage.ohlcv_table import Bars, bars_from_parts, bars_from_table
+
+_BARS_AT_ONCE: Final = 1 << 16
 
 _TICKER: Final = re.compile(r"[A-Z0-9.^=-]{1,15}")
 
@@ -91,7 +94,7 @@ def _read(path: str | Path, data_root: Path | None, timezone: ZoneInfo | None) -
     if is_csv:
         digest = hashlib.sha256()
         with closing(read_lines(path, data_root, PART_BYTES, digest.update)) as texts:
-            bars = _bars_at_once(Path(path), texts, timezone)
+            bars = _bars_at_once(Path(path), texts, _size_bytes(path), timezone)
         if bars:
             return bars, digest.hexdigest()
     source = read_source(path, data_root)
@@ -111,16 +114,28 @@ def bars_from_source(source: Source, timezone: ZoneInfo | None, *, exact: bool =
         OhlcvFileError: With every failure of the file.
     """
     if source.format == "csv":
-        bars = None if exact else _bars_at_once(source.path, whole_lines(source.data), timezone)
+        bars = (
+            None
+            if exact
+            else _bars_at_once(source.path, whole_lines(source.data), len(source.data), timezone)
+        )
         return bars or bars_from_table(cut_by_line(source), timezone, exact=exact)
     readers = {"json": read_json, "ndjson": read_ndjson, "parquet": read_parquet}
     return bars_from_table(readers[source.format](source), timezone, exact=exact)
 
 
-def _bars_at_once(path: Path, texts: Iterable[bytes], timezone: ZoneInfo | None) -> Bars | None:
+def _size_bytes(path: str | Path) -> int:
+    with suppress(OSError, ValueError):
+        return Path(path).stat().st_size
+    return 0
+
+
+def _bars_at_once(
+    path: Path, texts: Iterable[bytes], size_bytes: int, timezone: ZoneInfo | None
+) -> Bars | None:
     """Prove that the lines of a CSV file are good bars, or return None: what is wrong is found elsewhere."""
     try:
-        parts = cut_at_once(path, texts)
+        parts = cut_at_once(path, texts, size_bytes)
         return None if parts is None else bars_from_parts(parts, timezone)
     except OhlcvFileError as error:
         if error.reason == Refusal.CHANGED_WHILE_READING:
@@ -143,26 +158,35 @@ def _refuse_other_timeframe(
     path: str | Path, times_ns: np.ndarray[tuple[int], np.dtype[np.int64]], timeframe: str
 ) -> None:
     """Refuse bars whose distances contradict the timeframe; a single bar contradicts none."""
-    steps = np.diff(times_ns // 10**9)
-    if not len(steps):
+    if len(times_ns) < 2:
         return
-    distances, uses = np.unique(steps, return_counts=True)
-    commonest = int(distances[uses.argmax()])
+    uses = _step_uses(times_ns)
+    nearest, commonest = min(uses), max(sorted(uses), key=lambda step: uses[step])
     wanted = rules.TIMEFRAMES_SECONDS[timeframe]
     if timeframe == "1d":
-        near, far = int(distances[0]) < rules.MIN_DAILY_STEP_SECONDS, commonest > rules.MAX_DAILY_STEP_SECONDS
+        near, far = nearest < rules.MIN_DAILY_STEP_SECONDS, commonest > rules.MAX_DAILY_STEP_SECONDS
         # Weeks or months between most bars; two steps prove nothing, there may be holidays in them.
-        fits = not near and not (far and len(steps) > 2)
-        found = f"bars only {_duration(int(distances[0]))} apart"
+        fits = not near and not (far and len(times_ns) > 3)
+        found = f"bars only {_duration(nearest)} apart"
         if not near:
             found = f"bars mostly {commonest / wanted:g}d apart"
     else:
         # Two bars with a night between them may be of any timeframe up to a night.
-        fits = commonest == wanted or (len(steps) == 1 and commonest > wanted)
+        fits = commonest == wanted or (len(times_ns) == 2 and commonest > wanted)
         found = f"bars mostly {_duration(commonest)} apart"
     if not fits:
         advice = "Give the file's own timeframe"
         raise refuse(path, Refusal.TIMEFRAME_MISMATCH, f"found {found}, needed bars of {timeframe}. {advice}")
+
+
+def _step_uses(times_ns: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Counter[int]:
+    """Return how often each distance in seconds occurs; bars are taken in parts that stay in the cache."""
+    uses: Counter[int] = Counter()
+    for begin in range(0, len(times_ns) - 1, _BARS_AT_ONCE):
+        steps = np.diff(times_ns[begin : begin + _BARS_AT_ONCE + 1] // 10**9)
+        distances, counts = np.unique(steps, return_counts=True)
+        uses.update(dict(zip(distances.tolist(), counts.tolist(), strict=True)))
+    return uses
 
 
 def _duration(seconds: int) -> str:

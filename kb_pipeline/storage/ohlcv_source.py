@@ -1,4 +1,4 @@
-"""Open a price file safely and hold its bytes.
+"""Open a price file safely, and hold its bytes or pass its lines on.
 
 Holds every check that comes before a parser sees anything: what the path is, where it leads, how
 large it grows, what kind of bytes it holds, and that nobody replaced it meanwhile. What the bytes
@@ -124,7 +124,7 @@ def read_lines(
     Args:
         path: As of `read_source`.
         data_root: As of `read_source`.
-        part_bytes: So much is read at a time.
+        part_bytes: So much is read at a time, more than the longest line.
         hashed: Is called with all bytes of the file, as they are read.
 
     Raises:
@@ -134,6 +134,7 @@ def read_lines(
         rest = b""
         for number, chunk in enumerate(iter(partial(opened.file.read, part_bytes), b"")):
             hashed(chunk)
+            _refuse_size(opened.path, opened.file.tell(), rules.MAX_OHLCV_FILE_BYTES)
             end = chunk.rfind(b"\n") + 1
             lines = b"".join((rest, memoryview(chunk)[: end or None]))
             rest = chunk[end:] if end else b""

@@ -81,9 +81,11 @@ class Parts:
     """A table that is cut part by part. `table` itself has no cells.
 
     `texts` holds the rows of each part; `cut` returns its cells, None where it cannot be cut at once.
+    `expected_rows` is a guess, for which room is made: touching memory anew costs more than cutting.
     """
 
     table: Table
+    expected_rows: int
     texts: Iterable[bytes]
     cut: Callable[[bytes], Cells | None]
 
@@ -187,8 +189,9 @@ def bars_from_parts(parts: Parts, timezone: ZoneInfo | None) -> Bars | None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for part in _side_by_side(pool, read_part, parts.texts):
             if part is None or (whole and part.time_form != whole.time_form):
+                pool.shutdown(wait=True, cancel_futures=True)
                 return None
-            whole = _joined(whole or part, rows, part)
+            whole = _joined(whole or _with_room(part, parts.expected_rows), rows, part)
             rows += len(part.times)
     return whole and _good_bars(parts.table, _first_rows(whole, rows))
 
@@ -207,12 +210,18 @@ def _side_by_side(
         yield waited_for.popleft().result()
 
 
+def _with_room(part: _Read, rows: int) -> _Read:
+    """Return what holds no rows yet, and has room for so many, of the columns of a part."""
+    columns = {name: np.empty(rows) for name in part.columns}
+    return part._replace(times=np.empty(rows, dtype=np.int64), columns=columns, rounded=0, symbols=[])
+
+
 def _joined(before: _Read, rows: int, part: _Read) -> _Read:
-    """Return what was read of so many rows with a part behind; its arrays have room for more than that."""
+    """Return what was read of so many rows with a part behind; its arrays may have room for more."""
     return _Read(
         _put(before.times, rows, part.times),
         {name: _put(before.columns[name], rows, values) for name, values in part.columns.items()},
-        part.rounded + (before.rounded if rows else 0),
+        before.rounded + part.rounded,
         {},
         sorted({*before.symbols, *part.symbols}),
         part.time_form,
@@ -222,7 +231,7 @@ def _joined(before: _Read, rows: int, part: _Read) -> _Read:
 def _put(values: _Values, begin: int, part: _Values) -> _Values:
     """Return values with a part in its place; where there is no room for it, they move to twice as much."""
     end = begin + len(part)
-    if len(values) < end or not begin:
+    if len(values) < end:
         values, shorter = np.empty(2 * end, dtype=part.dtype), values
         values[:begin] = shorter[:begin]
     values[begin:end] = part
@@ -271,7 +280,7 @@ def _good_bars(table: Table, read: _Read) -> Bars | None:
         }
         kept = order[~repeats.exact]
         times, columns = times[kept], {name: values[kept] for name, values in columns.items()}
-    index = pd.DatetimeIndex(times.view("M8[ns]"), tz="UTC", name="ts")
+    index = pd.DatetimeIndex(times, tz="UTC", name="ts", copy=False)
     frame = pd.DataFrame(columns, index=index, copy=False)
     # The schema's own rules were asked of every row above; what is left to ask is the frame's form.
     frame = ohlcv.OHLCV_SCHEMA.validate(frame, lazy=True, inplace=True, head=1)

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ import pytest
 
 from kb_pipeline import rules
 from kb_pipeline.errors import BadArgumentError, OhlcvFileError
-from kb_pipeline.storage import ohlcv_source
+from kb_pipeline.storage import ohlcv_files, ohlcv_source
 from kb_pipeline.storage.ohlcv_files import OhlcvFile, read_ohlcv_file
 
 HEADER = "timestamp,open,high,low,close,volume\n"
@@ -114,6 +115,32 @@ def test_close_is_close_and_the_adjusted_one_stays_beside_it(tmp_path: Path) -> 
     frame = read_ohlcv_file(path).frame
     assert frame.columns.tolist() == ["open", "high", "low", "close", "adj_close"]
     assert frame.iloc[0].tolist() == [1.0, 2.0, 0.5, 1.5, 0.7]
+
+
+@pytest.mark.parametrize("part_bytes", [80, 400, 10_000])
+def test_a_file_is_read_alike_in_parts_of_any_size(
+    part_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Lines become shorter: more rows come than the first part lets expect.
+    times = [f"2024-01-{day:02}T{hour:02}:00:00Z" for day in range(1, 10) for hour in range(24)]
+    lines = [f"{time},1,2,0.5,{1 + 1 / (at + 3):.{max(2, 17 - at)}f},9\n" for at, time in enumerate(times)]
+    path = tmp_path / "AAPL_1h.csv"
+    path.write_text("\ufeff" + HEADER + "".join(lines), encoding="utf-8")
+    monkeypatch.setattr(ohlcv_files, "PART_BYTES", part_bytes)
+    monkeypatch.delattr(ohlcv_files, "cut_by_line")
+    file = read_ohlcv_file(path, timeframe="1h")
+    assert [f"{time:%Y-%m-%dT%H:%M:%SZ}" for time in file.frame.index] == times
+    assert file.frame["close"].tolist() == [float(line.split(",")[4]) for line in lines]
+    assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("bars_at_once", [1, 2, 3, 100])
+def test_distances_are_counted_over_the_seams_of_parts(
+    bars_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ohlcv_files, "_BARS_AT_ONCE", bars_at_once)
+    times_ns = np.array([0, 60, 120, 420, 480, 3_600], dtype=np.int64) * 10**9
+    assert ohlcv_files._step_uses(times_ns) == {60: 3, 300: 1, 3_120: 1}
 
 
 def test_a_newest_first_file_is_turned_with_its_values(tmp_path: Path) -> None:
