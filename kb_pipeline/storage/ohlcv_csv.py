@@ -42,7 +42,6 @@ PART_BYTES: Final = 2 << 20
 The cells of a whole large file at once take fresh memory, which cost more than the cutting.
 """
 
-
 _MORE_THAN_ENOUGH: Final = 1.25
 """Rows that room is made for, to those that the first part lets expect: room left over costs nothing."""
 
@@ -56,6 +55,9 @@ def cut_at_once(path: Path, texts: Iterable[bytes], size_bytes: int) -> Parts | 
         path: The file, for messages.
         texts: Whole lines of it, many at a time.
         size_bytes: Of all of them, as far as is known.
+
+    Raises:
+        OhlcvFileError: The header cannot be used, or whoever gives the texts raises it.
     """
     remaining = iter(texts)
     first = next(remaining, b"")

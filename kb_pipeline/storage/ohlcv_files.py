@@ -3,6 +3,9 @@
 The way of a file: `ohlcv_source` opens it and holds its bytes, one module per format cuts them
 into cells, `ohlcv_cells` reads those, `ohlcv_table` makes bars of them, and here the bars are held
 against the timeframe and given a symbol. A bad file is refused with all of its failures.
+
+A CSV file is first proved to be good while it is read, in parts of which no text is kept. Where that
+fails it is read again as a whole, and line by line everything that is wrong is found.
 """
 
 import hashlib
@@ -114,11 +117,8 @@ def bars_from_source(source: Source, timezone: ZoneInfo | None, *, exact: bool =
         OhlcvFileError: With every failure of the file.
     """
     if source.format == "csv":
-        bars = (
-            None
-            if exact
-            else _bars_at_once(source.path, whole_lines(source.data), len(source.data), timezone)
-        )
+        data = source.data
+        bars = None if exact else _bars_at_once(source.path, whole_lines(data), len(data), timezone)
         return bars or bars_from_table(cut_by_line(source), timezone, exact=exact)
     readers = {"json": read_json, "ndjson": read_ndjson, "parquet": read_parquet}
     return bars_from_table(readers[source.format](source), timezone, exact=exact)

@@ -193,7 +193,10 @@ def bars_from_parts(parts: Parts, timezone: ZoneInfo | None) -> Bars | None:
                 return None
             whole = _joined(whole or _with_room(part, parts.expected_rows), rows, part)
             rows += len(part.times)
-    return whole and _good_bars(parts.table, _first_rows(whole, rows))
+    if whole is None:
+        return None
+    columns = {name: values[:rows] for name, values in whole.columns.items()}
+    return _good_bars(parts.table, whole._replace(times=whole.times[:rows], columns=columns))
 
 
 def _side_by_side(
@@ -218,14 +221,10 @@ def _with_room(part: _Read, rows: int) -> _Read:
 
 def _joined(before: _Read, rows: int, part: _Read) -> _Read:
     """Return what was read of so many rows with a part behind; its arrays may have room for more."""
-    return _Read(
-        _put(before.times, rows, part.times),
-        {name: _put(before.columns[name], rows, values) for name, values in part.columns.items()},
-        before.rounded + part.rounded,
-        {},
-        sorted({*before.symbols, *part.symbols}),
-        part.time_form,
-    )
+    times = _put(before.times, rows, part.times)
+    columns = {name: _put(before.columns[name], rows, values) for name, values in part.columns.items()}
+    rounded, symbols = before.rounded + part.rounded, sorted({*before.symbols, *part.symbols})
+    return _Read(times, columns, rounded, {}, symbols, part.time_form)
 
 
 def _put(values: _Values, begin: int, part: _Values) -> _Values:
@@ -236,11 +235,6 @@ def _put(values: _Values, begin: int, part: _Values) -> _Values:
         values[:begin] = shorter[:begin]
     values[begin:end] = part
     return values
-
-
-def _first_rows(whole: _Read, rows: int) -> _Read:
-    columns = {name: values[:rows] for name, values in whole.columns.items()}
-    return whole._replace(times=whole.times[:rows], columns=columns)
 
 
 def _number_names(roles: Iterable[str]) -> list[str]:
