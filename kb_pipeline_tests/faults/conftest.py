@@ -3,22 +3,17 @@
 import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
-from psycopg import sql
 
 from kb_pipeline.rules import BackfillKind
-from kb_pipeline.storage.postgres import connect, ensure_database
+from kb_pipeline.storage.postgres import connect
+from kb_pipeline.storage.urls import parse_database_url
+from kb_pipeline_tests.conftest import CopyOf
 from kb_pipeline_tests.faults import world
 from kb_pipeline_tests.faults.harness import Scene, Undisturbed, scene
-
-_TEMPLATE = "kb_faults"
-_numbers = count(1)
 
 
 @pytest.fixture(scope="session")
@@ -35,22 +30,13 @@ def chance(fault_seed: int, request: pytest.FixtureRequest) -> random.Random:
 
 
 @pytest.fixture(scope="session")
-def filled_template(server: str, migrated_template: str) -> str:
+def filled_template(copy_of: CopyOf, migrated_template: str) -> Iterator[str]:
     """Return the name of a database with work for every backfill; copied, never connected to."""
-    with connect(server, timeouts=False) as admin:
-        _copy(admin, migrated_template, _TEMPLATE)
-    with connect(ensure_database(server, _TEMPLATE)) as connection:
-        world.fill(connection)
-        world.remember(connection)
-    return _TEMPLATE
-
-
-def _copy(admin: Any, template: str, name: str) -> None:
-    admin.execute(
-        sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
-            sql.Identifier(name), sql.Identifier(template)
-        )
-    )
+    with copy_of(migrated_template) as url:
+        with connect(url) as connection:
+            world.fill(connection)
+            world.remember(connection)
+        yield parse_database_url(url).database
 
 
 @pytest.fixture(scope="session")
@@ -61,35 +47,25 @@ def scenes_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@contextmanager
-def _scene_of_its_own(server: str, template: str, directory: Path, chance: random.Random) -> Iterator[Scene]:
-    name = f"fault_{next(_numbers)}"
-    with connect(server, timeouts=False) as admin:
-        _copy(admin, template, name)
-        with scene(ensure_database(server, name), directory, chance) as opened:
-            yield opened
-        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
 @pytest.fixture
 def stage(
-    server: str, filled_template: str, scenes_directory: Path, chance: random.Random
+    copy_of: CopyOf, filled_template: str, scenes_directory: Path, chance: random.Random
 ) -> Iterator[Scene]:
     """Return a scene over a database of the test's own."""
-    with _scene_of_its_own(server, filled_template, scenes_directory, chance) as opened:
+    with copy_of(filled_template) as url, scene(url, scenes_directory, chance) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def undisturbed(
-    server: str, filled_template: str, scenes_directory: Path
+    copy_of: CopyOf, filled_template: str, scenes_directory: Path
 ) -> Callable[[BackfillKind], Undisturbed]:
     """Return what each kind of backfill makes of the workspace when nothing happens to it."""
 
     @cache
     def of(kind: BackfillKind) -> Undisturbed:
         nothing = random.Random(0)  # noqa: S311
-        with _scene_of_its_own(server, filled_template, scenes_directory, nothing) as opened:
+        with copy_of(filled_template) as url, scene(url, scenes_directory, nothing) as opened:
             done = opened.run(kind)
             opened.keeps_its_promises()
             calls, of_writer = map(int, done.printed(".calls").split())

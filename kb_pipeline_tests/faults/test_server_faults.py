@@ -20,6 +20,7 @@ from kb_pipeline.storage import embedded, server_account
 from kb_pipeline.storage.migrations import migrate
 from kb_pipeline.storage.paths import postgres_directory
 from kb_pipeline.storage.postgres import connect, ensure_database
+from kb_pipeline_tests.conftest import make_home
 from kb_pipeline_tests.faults import world
 from kb_pipeline_tests.faults.harness import KINDS, Scene, scene, wait_until
 from kb_pipeline_tests.faults.worker import Plan
@@ -31,7 +32,7 @@ SMALL_DISK_BYTES = 24 << 20
 @pytest.fixture(scope="module")
 def own_home() -> Iterator[Path]:
     """Return the home of a server with work in it, which may go down at any time."""
-    home = Path(tempfile.mkdtemp(prefix="kb", dir="/tmp"))
+    home = make_home()
     url = embedded.start(home, role=embedded.SUPERUSER)
     with connect(url) as connection:  # a crash of the server leaves the disk's cache as it is
         connection.execute("ALTER SYSTEM SET fsync = off")

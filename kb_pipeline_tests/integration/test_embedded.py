@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from kb_pipeline.errors import DatabaseError, UnsafePathError
 from kb_pipeline.storage import embedded, server_account
 from kb_pipeline.storage.postgres import connect
+from kb_pipeline_tests.conftest import make_home
 
 START = "from kb_pipeline.storage.embedded import start; print(start())"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
@@ -26,7 +26,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files
 @pytest.fixture(scope="module")
 def private_parent() -> Iterator[Path]:
     """Return a directory that only who made it may enter, and where servers are stopped at the end."""
-    parent = Path(tempfile.mkdtemp(prefix="kb", dir="/tmp"))
+    parent = make_home()
     yield parent
     for home in parent.iterdir():
         embedded.stop(home)
