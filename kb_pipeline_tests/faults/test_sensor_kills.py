@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from kb_pipeline.rules import BATCH_SIZE_ROWS, BackfillKind
+from kb_pipeline_tests.conftest import make_home
 from kb_pipeline_tests.faults import world
 from kb_pipeline_tests.faults.harness import CYCLES, Scene
 from kb_pipeline_tests.faults.people import but_for, edit_rows, halves, some_rows, unsettled
@@ -77,7 +78,7 @@ class Ticker:
 
 @pytest.fixture
 def ticker(stage: Scene, tmp_path: Path) -> Iterator[Ticker]:
-    home = tmp_path / "dagster"
+    home = make_home() / "dagster"
     home.mkdir()
     (home / "dagster.yaml").write_text(INSTANCE.format(home=home))
     environment = {**os.environ, "KB_DATABASE_URL": stage.url, "DAGSTER_HOME": str(home)}
@@ -90,6 +91,7 @@ def ticker(stage: Scene, tmp_path: Path) -> Iterator[Ticker]:
         yield Ticker(process, home)
         assert process.stdin
         process.stdin.close()
+    shutil.rmtree(home.parent)
 
 
 def _begun(stage: Scene, ticker: Ticker) -> dict[str, int]:
