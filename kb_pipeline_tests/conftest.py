@@ -22,6 +22,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from kb_pipeline.storage import embedded, postgres
+from kb_pipeline.storage.demo import load_demo
 from kb_pipeline.storage.migrations import migrate
 from kb_pipeline.storage.postgres import (
     DIRECT_VARIABLE,
@@ -36,6 +37,7 @@ from kb_pipeline.storage.urls import parse_database_url
 # Hundreds of processes are started, and each would compile anew all it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+DEMO = Path(__file__).resolve().parents[1] / "data" / "demo"
 _TEMPLATE = "kb_template"
 _DISK, _MEMORY = Path("/tmp"), Path("/dev/shm")  # noqa: S108 - private directories are made in them
 _MEMORY_BYTES = 4 << 30
@@ -159,6 +161,15 @@ def copy_of(server: str) -> Iterator[CopyOf]:
         yield copied
 
 
+@pytest.fixture(scope="session")
+def demo_template(copy_of: CopyOf, migrated_template: str) -> Iterator[str]:
+    """Return the name of a migrated database with the demo history; copied, never connected to."""
+    with copy_of(migrated_template) as url:
+        with connect(url) as connection:
+            load_demo(connection, DEMO)
+        yield parse_database_url(url).database
+
+
 @pytest.fixture
 def empty_database_url(copy_of: CopyOf) -> Iterator[str]:
     """Return the URL of a database with no tables."""
@@ -198,15 +209,22 @@ class BuilderConnection(Connection):
                 self.execute("SET ROLE NONE")
 
 
-@pytest.fixture
-def connection(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
-    """Return a session in the test's own migrated database, to make rows in and to hand to the project."""
-    with monkeypatch.context() as patch:
+@contextmanager
+def builder_session(database_url: str) -> Iterator[Connection]:
+    """Open a session to make rows in and to hand to the project."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(postgres, "Connection", BuilderConnection)
         # Sessions that the project opens beside this one are kb_app's from their beginning.
         opened = connect(f"{database_url}&options={quote('-c role=' + embedded.APP)}")
     with opened as session:
         session.execute("SET ROLE NONE")
+        yield session
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    """Return a builder's session in the test's own migrated database."""
+    with builder_session(database_url) as session:
         yield session
 
 

@@ -2,16 +2,15 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from kb_pipeline.storage.migrations import migrate
-from kb_pipeline.storage.postgres import Connection, ensure_database
+from kb_pipeline.storage.postgres import Connection
 from kb_pipeline_tests.acceptance.commands import AAPL_FILE, ANY_ID, ESCAPE, run, run_here
 from kb_pipeline_tests.builders import FLAT_SNAPSHOT, GOOD_SUMMARY, add_run, column, write_daily_bars
-from kb_pipeline_tests.conftest import Workspace
+from kb_pipeline_tests.conftest import CopyOf, Workspace
 
 
 def _count(connection: Connection, of: str) -> int:
@@ -24,14 +23,13 @@ def _count(connection: Connection, of: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def demo(kb_home: Path, server: str) -> tuple[Mapping[str, str], str]:
+def demo(kb_home: Path, copy_of: CopyOf, migrated_template: str) -> Iterator[tuple[Mapping[str, str], str]]:
     """Return the environment of a database after `kb-pipeline demo`, and what the demo said."""
-    url = ensure_database(server, "cli_demo")
-    migrate(url)
-    environment = {"KB_HOME": str(kb_home), "KB_DATABASE_URL": url}
-    done = run("demo", **environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    return environment, done.stdout
+    with copy_of(migrated_template) as url:
+        environment = {"KB_HOME": str(kb_home), "KB_DATABASE_URL": url}
+        done = run("demo", **environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        yield environment, done.stdout
 
 
 DEMO_ID = "fc86de8a-6f10-5953-a1a5-ca834f5f9f9e"
@@ -89,9 +87,11 @@ def test_the_demo_reports_real_data_to_the_character_dry_and_for_real(
     assert REGIME_REPORT % "105" in said
 
 
-def test_a_second_demo_has_nothing_to_do(demo: tuple[Mapping[str, str], str]) -> None:
-    environment, _ = demo
-    done = run("demo", **environment)
+def test_a_second_demo_has_nothing_to_do(
+    demo: tuple[Mapping[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KB_DATABASE_URL", demo[0]["KB_DATABASE_URL"])
+    done = run_here("demo")
     assert (done.returncode, done.stderr) == (0, "")
     first, _, third, *_ = done.stdout.splitlines()
     assert first == f"Demo workspace {DEMO_ID}: loaded before."
@@ -100,12 +100,13 @@ def test_a_second_demo_has_nothing_to_do(demo: tuple[Mapping[str, str], str]) ->
 
 
 def test_json_carries_the_numbers_of_the_text_and_the_listing_its_rows(
-    demo: tuple[Mapping[str, str], str],
+    demo: tuple[Mapping[str, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment, _ = demo
     command = ("backfill-candidacy", "--workspace-id", DEMO_ID, "--dry-run", "--from-start")
     text = run(*command, "--list", **environment).stdout
-    numbers = json.loads(run(*command, "--json", "--since", "2000-01-01", **environment).stdout)
+    monkeypatch.setenv("KB_DATABASE_URL", environment["KB_DATABASE_URL"])
+    numbers = json.loads(run_here(*command, "--json", "--since", "2000-01-01").stdout)
     for label, name in {
         "Total Scanned": "scanned",
         "Eligible": "eligible",
@@ -122,10 +123,12 @@ def test_json_carries_the_numbers_of_the_text_and_the_listing_its_rows(
     assert numbers["since"] == "2000-01-01T00:00:00+00:00"
 
 
-def test_a_symbol_with_sql_in_it_is_a_symbol_no_run_has(demo: tuple[Mapping[str, str], str]) -> None:
-    environment, _ = demo
+def test_a_symbol_with_sql_in_it_is_a_symbol_no_run_has(
+    demo: tuple[Mapping[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KB_DATABASE_URL", demo[0]["KB_DATABASE_URL"])
     command = ("backfill-regime", "--workspace-id", DEMO_ID, "--ohlcv-file", AAPL_FILE, "--dry-run", "--json")
-    done = run(*command, "--symbol", "x' OR '1'='1", **environment)
+    done = run_here(*command, "--symbol", "x' OR '1'='1")
     assert (done.returncode, json.loads(done.stdout)["scanned"]) == (0, 0)
 
 
@@ -162,7 +165,7 @@ def test_a_bad_price_file_is_refused_with_file_line_and_column_and_nothing_is_wr
     lines[20] = "2020-01-20,5,6,4,abc,100"
     bad.write_text("\n".join(lines) + "\n", encoding="utf-8")
     command = ("backfill-regime", "--workspace-id", workspace.id, "--ohlcv-file", bad, "--calendar", "24/7")
-    done = run(*command)
+    done = run_here(*command)
     assert (done.returncode, done.stdout) == (2, "")
     assert "AAPL_1d.csv:11:5 close: found '-5', needed a price above 0\n" in done.stderr, done.stderr
     assert "AAPL_1d.csv:21:5 close: found 'abc', needed a plain decimal number" in done.stderr, done.stderr
@@ -231,12 +234,12 @@ def test_explain_shows_inputs_thresholds_decision_regime_and_history(
         "rsi": 55.0,
     }
     run_id = add_run(connection, workspace, regime_oos=snapshot, created_at="2025-02-03T08:00:00Z")
-    assert run("backfill-candidacy", "--workspace-id", workspace.id).returncode == 0
+    assert run_here("backfill-candidacy", "--workspace-id", workspace.id).returncode == 0
     done = run("explain", run_id)
     shown = re.sub(r"2\d{3}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+00", "TIME", done.stdout)
     expected = EXPLANATION % {"run_id": run_id, "workspace_id": workspace.id}
     assert shown == expected
-    numbers = json.loads(run("explain", run_id, "--json").stdout)
+    numbers = json.loads(run_here("explain", run_id, "--json").stdout)
     assert (numbers["decision"], numbers["inputs"]["trades"]) == ("passed_all_gates", "60")
     assert [change["to"] for change in numbers["history"]] == ["candidate"]
 

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -16,25 +17,28 @@ from kb_pipeline.orchestration import sensor_decisions
 from kb_pipeline.orchestration.instance import MODULE
 from kb_pipeline.orchestration.resources import Database
 from kb_pipeline.orchestration.sensors import lost_runs
-from kb_pipeline.storage.demo import load_demo
-from kb_pipeline.storage.migrations import migrate
 from kb_pipeline.storage.postgres import Connection, connect, ensure_database
 from kb_pipeline_tests.acceptance.served import ROOT, dagster_environment, wait_until
+from kb_pipeline_tests.conftest import CopyOf
 
 CANARY = "kanarienvogel"
+DAGSTER_DATABASE = "commands_dagster"
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
-def environment(server: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(
+    server: str, copy_of: CopyOf, demo_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
     """The environment of `make shell`, over the demo history."""
-    url = ensure_database(server, "commands")
-    migrate(url)
-    with connect(url) as connection:
-        load_demo(connection, ROOT / "data" / "demo")
+    with copy_of(demo_template) as url:
+        yield _environment(server, url, tmp_path_factory.mktemp("kb"))
+
+
+def _environment(server: str, url: str, home: Path) -> dict[str, str]:
     # The server asks for no password; one in the URL shows wherever it should not.
     url = url.replace("@", f":{CANARY}@", 1)
-    outside = dagster_environment(server, tmp_path_factory.mktemp("kb"), url, "commands_dagster")
+    outside = dagster_environment(server, home, url, DAGSTER_DATABASE)
     outside["KB_DAGSTER_DATABASE_URL"] = outside["KB_DAGSTER_DATABASE_URL"].replace("@", f":{CANARY}@", 1)
     printed = _run("python -m kb_pipeline.orchestration.instance", outside)
     assert printed.returncode == 0, printed.stderr
@@ -157,15 +161,16 @@ def test_the_password_is_kept_nowhere_and_nothing_is_pickled(
     for it in files:
         assert not re.match(rb"\x80[\x02-\x05]", it.read_bytes()), it
     files.add(kb_home / "postgres" / "server.log")
-    assert "event_logs" in _places_of("STEP_SUCCESS", server, files)
-    assert _places_of(CANARY, server, files) == set()
+    urls = [environment["KB_DATABASE_URL"], ensure_database(server, DAGSTER_DATABASE)]
+    assert "event_logs" in _places_of("STEP_SUCCESS", urls, files)
+    assert _places_of(CANARY, urls, files) == set()
 
 
-def _places_of(text: str, server: str, files: set[Path]) -> set[str]:
+def _places_of(text: str, urls: list[str], files: set[Path]) -> set[str]:
     """Return the files and the tables, of ours and of Dagster's, that hold a text."""
     found = {str(it) for it in files if text.encode() in it.read_bytes()}
-    for name in ("commands", "commands_dagster"):
-        with connect(ensure_database(server, name)) as connection:
+    for url in urls:
+        with connect(url) as connection:
             tables = connection.execute("SELECT relname FROM pg_stat_user_tables").fetchall()
             for (table,) in tables:
                 query = f"SELECT true FROM {table} AS it WHERE it::text LIKE %s LIMIT 1"

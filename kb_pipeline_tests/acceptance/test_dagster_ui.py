@@ -15,14 +15,13 @@ from uuid import UUID
 import pytest
 
 from kb_pipeline.backfills.candidacy import CandidacyRequest, backfill_candidacy
-from kb_pipeline.storage.demo import DEMO_WORKSPACE_ID, load_demo
-from kb_pipeline.storage.migrations import migrate
-from kb_pipeline.storage.postgres import Connection, connect, ensure_database
+from kb_pipeline.storage.demo import DEMO_WORKSPACE_ID
+from kb_pipeline.storage.postgres import Connection, connect
 from kb_pipeline_tests.acceptance import browser as chromium
 from kb_pipeline_tests.acceptance.questions import QUESTIONS
 from kb_pipeline_tests.acceptance.served import ROOT, ask, dagster_environment, serve, wait_until
 from kb_pipeline_tests.builders import add_trial, add_tune, column
-from kb_pipeline_tests.conftest import Workspace
+from kb_pipeline_tests.conftest import CopyOf, Workspace
 
 CANARY = "nachtigall"
 TICK_SECONDS = 30
@@ -56,11 +55,10 @@ def _browser_is_there() -> None:
 
 
 @pytest.fixture(scope="module")
-def page(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    url = ensure_database(server, "ui")
-    migrate(url)
-    with connect(url) as connection, _listener() as (webhook, told):
-        load_demo(connection, ROOT / "data" / "demo")
+def page(
+    server: str, copy_of: CopyOf, demo_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Page]:
+    with copy_of(demo_template) as url, connect(url) as connection, _listener() as (webhook, told):
         # The server asks for no password; one in the URLs shows wherever it should not.
         with_password = url.replace("@", f":{CANARY}@", 1)
         environment = dagster_environment(server, tmp_path_factory.mktemp("kb"), with_password, "ui_dagster")

@@ -17,13 +17,13 @@ from kb_pipeline.backfills.uplift import UpliftRequest, measure_uplift
 from kb_pipeline.dashboard.page import write_dashboard
 from kb_pipeline.questions.recommend import RecommendRequest, recommend
 from kb_pipeline.rules import MAX_DASHBOARD_BYTES
-from kb_pipeline.storage.demo import DEMO_WORKSPACE_ID, load_demo
-from kb_pipeline.storage.migrations import migrate
-from kb_pipeline.storage.postgres import Connection, connect, ensure_database
+from kb_pipeline.storage.demo import DEMO_WORKSPACE_ID
+from kb_pipeline.storage.postgres import Connection, connect
 from kb_pipeline.storage.session import refresh_statistics
 from kb_pipeline_tests.acceptance import browser as chromium
 from kb_pipeline_tests.acceptance.commands import PROJECT
 from kb_pipeline_tests.builders import FLAT_KEY
+from kb_pipeline_tests.conftest import CopyOf
 
 AXE = PROJECT / "kb_pipeline_tests" / "golden" / "axe-core"
 UPLIFT = "document.querySelector('#uplift-regime-table')"
@@ -42,12 +42,9 @@ def _browser_is_there() -> None:
 
 
 @pytest.fixture(scope="module")
-def page(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(copy_of: CopyOf, demo_template: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the page of the demo and of what was learned from it."""
-    url = ensure_database(server, "dashboard")
-    migrate(url)
-    with connect(url) as connection:
-        load_demo(connection, PROJECT / "data" / "demo")
+    with copy_of(demo_template) as url, connect(url) as connection:
         refresh_statistics(connection)
         backfill_attribution(connection, AttributionRequest(workspace_id=DEMO_WORKSPACE_ID), dry_run=False)
         some = TrialsRequest(workspace_id=DEMO_WORKSPACE_ID, limit=2_000)

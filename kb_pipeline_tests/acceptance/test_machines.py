@@ -1,5 +1,6 @@
 """The jobs on a real Dask scheduler and two workers, one of which is killed."""
 
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from threading import Thread
@@ -11,9 +12,10 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from kb_pipeline import definitions
 from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
-from kb_pipeline.storage.migrations import migrate
-from kb_pipeline.storage.postgres import connect, ensure_database
+from kb_pipeline.storage.postgres import Connection, connect, ensure_database
+from kb_pipeline.storage.urls import parse_database_url
 from kb_pipeline_tests.builders import add_run, add_workspace, write_daily_bars
+from kb_pipeline_tests.conftest import CopyOf
 from scripts import machines
 
 RUNS = 80
@@ -34,25 +36,34 @@ def prices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _history(url: str) -> None:
-    migrate(url)
-    with connect(url) as connection, connection.transaction():
-        for slug in ("w1", "w2"):
-            workspace = add_workspace(connection, slug)
-            for number in range(RUNS):
-                window = {"date_min": f"2020-02-{1 + number % 28:02}", "date_max": "2020-12-01"}
-                add_run(connection, workspace, dataset_meta={"symbol": SYMBOLS[number % 2], **window})
+@pytest.fixture
+def history(copy_of: CopyOf, migrated_template: str) -> Iterator[str]:
+    """Return the URL of a database with runs of two workspaces."""
+    with copy_of(migrated_template) as url:
+        with connect(url) as connection, connection.transaction():
+            _fill(connection)
+        yield url
+
+
+def _fill(connection: Connection) -> None:
+    for slug in ("w1", "w2"):
+        workspace = add_workspace(connection, slug)
+        for number in range(RUNS):
+            window = {"date_min": f"2020-02-{1 + number % 28:02}", "date_max": "2020-12-01"}
+            add_run(connection, workspace, dataset_meta={"symbol": SYMBOLS[number % 2], **window})
+
+
+@pytest.fixture
+def shared(copy_of: CopyOf, history: str) -> Iterator[str]:
+    """Return the URL of another database with the same runs."""
+    with copy_of(parse_database_url(history).database) as url:
+        yield url
 
 
 def test_a_killed_worker_s_part_is_finished_by_the_other_and_nothing_differs(
-    server: str, prices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str, history: str, shared: str, prices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("dagster_dask", reason="the extra `machines` is not installed")
-    history = ensure_database(server, "machines_alone")
-    _history(history)
-    with connect(server, timeouts=False) as admin:
-        admin.execute("CREATE DATABASE machines_shared TEMPLATE machines_alone")
-    shared = ensure_database(server, "machines_shared")
     environment = machines.environment_of(
         shared,
         ensure_database(server, "machines_dagster"),

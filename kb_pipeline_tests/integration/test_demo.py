@@ -1,6 +1,7 @@
 """Loading the demo history into a real database."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -9,8 +10,8 @@ import pytest
 from kb_pipeline.errors import DatabaseError
 from kb_pipeline.storage.demo import DEMO_WORKSPACE_ID, TABLES, load_demo
 from kb_pipeline.storage.postgres import Connection
+from kb_pipeline_tests.conftest import DEMO, CopyOf, builder_session
 
-DEMO = Path(__file__).resolve().parents[2] / "data" / "demo"
 ROWS = {
     "workspaces": 1,
     "kb_entities": 2,
@@ -27,24 +28,28 @@ def test_the_first_call_inserts_every_row_and_the_second_none(connection: Connec
     assert load_demo(connection, DEMO) == dict.fromkeys(TABLES, 0)
 
 
-def test_a_row_that_was_changed_since_stays_as_it_is(connection: Connection) -> None:
-    load_demo(connection, DEMO)
+@pytest.fixture
+def loaded(copy_of: CopyOf, demo_template: str) -> Iterator[Connection]:
+    """Return a session in a database where the history was loaded before."""
+    with copy_of(demo_template) as url, builder_session(url) as session:
+        yield session
+
+
+def test_a_row_that_was_changed_since_stays_as_it_is(loaded: Connection) -> None:
     promote = "UPDATE backtest_runs SET kb_status = 'promoted' WHERE run_kind = 'test_variant'"
-    promoted = connection.execute(promote).rowcount
-    load_demo(connection, DEMO)
-    kept = connection.execute("SELECT count(*) FROM backtest_runs WHERE kb_status = 'promoted'").fetchone()
+    promoted = loaded.execute(promote).rowcount
+    load_demo(loaded, DEMO)
+    kept = loaded.execute("SELECT count(*) FROM backtest_runs WHERE kb_status = 'promoted'").fetchone()
     assert kept == (promoted,) == (780,)
 
 
-def test_rows_that_were_deleted_come_back(connection: Connection) -> None:
-    load_demo(connection, DEMO)
-    connection.execute("DELETE FROM backtest_tunes WHERE status = 'queued'")
-    assert load_demo(connection, DEMO) == dict.fromkeys(TABLES, 0) | {"backtest_tunes": 1}
+def test_rows_that_were_deleted_come_back(loaded: Connection) -> None:
+    loaded.execute("DELETE FROM backtest_tunes WHERE status = 'queued'")
+    assert load_demo(loaded, DEMO) == dict.fromkeys(TABLES, 0) | {"backtest_tunes": 1}
 
 
-def test_unknown_values_are_null_and_untouched_runs_start_excluded(connection: Connection) -> None:
-    load_demo(connection, DEMO)
-    row = connection.execute(
+def test_unknown_values_are_null_and_untouched_runs_start_excluded(loaded: Connection) -> None:
+    row = loaded.execute(
         "SELECT count(*) FILTER (WHERE summary IS NULL), count(*) FILTER (WHERE regime_oos IS NOT NULL),"
         "       count(*) FILTER (WHERE kb_status = 'excluded'), count(*) FILTER (WHERE kb_status IS NULL)"
         "  FROM backtest_runs WHERE workspace_id = %s AND run_kind = 'test_variant'",
