@@ -25,7 +25,8 @@ from kb_pipeline.domain.price_bars import PriceBars
 from kb_pipeline.domain.regime import RegimeSnapshots, compute_regime_snapshots
 from kb_pipeline.rules import DRIFT_CONSECUTIVE, MAX_WINDOW_BARS, DriftReason
 from kb_pipeline.storage.ohlcv_files import read_ohlcv_file
-from kb_pipeline.storage.price_files import data_root, list_price_files
+from kb_pipeline.storage.paths import data_root
+from kb_pipeline.storage.price_files import list_price_files
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

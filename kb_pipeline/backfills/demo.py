@@ -90,8 +90,13 @@ def _steps(connection: Connection, watch: Watch) -> Iterator[_Step]:
 def _regime_step(connection: Connection, watch: Watch, path: Path, workspace: str) -> _Step:
     symbol, _, timeframe = path.stem.partition("_")
     shown = Path(*path.parts[-3:])
+    # its prices and their calendars lie together, wherever KB_DATA_ROOT says that others are
     request = RegimeRequest(
-        workspace_id=DEMO_WORKSPACE_ID, ohlcv_file=path, symbol=symbol, timeframe=timeframe
+        workspace_id=DEMO_WORKSPACE_ID,
+        ohlcv_file=path,
+        symbol=symbol,
+        timeframe=timeframe,
+        data_root=data_directory(),
     )
     return _Step(
         f"kb-pipeline backfill-regime {workspace} --ohlcv-file {shown}"

@@ -31,7 +31,7 @@ from kb_pipeline.rules import (
 from kb_pipeline.storage import backtest_runs, session
 from kb_pipeline.storage.backfill_runs import Span
 from kb_pipeline.storage.ohlcv_files import OhlcvFile, read_ohlcv_file
-from kb_pipeline.storage.paths import data_directory
+from kb_pipeline.storage.paths import symbols_file
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline.storage.session import in_its_workspace
 from kb_pipeline.storage.symbols import SymbolInfo, load_symbols
@@ -61,7 +61,7 @@ class RegimeRequest:
     """What to backfill from which price file.
 
     `symbol` picks the runs of one symbol, whatever the file says of itself. `calendar` overrides
-    that of data/symbols.yaml, `timezone` is that of times without one in the file, `limit` counts
+    that of symbols.yaml, `timezone` is that of times without one in the file, `limit` counts
     scanned runs (None: all), `batch_size` the runs written in one transaction, `part` is for the holder of
     a lease on those rows.
     """
@@ -295,7 +295,7 @@ def _market_of(request: RegimeRequest, file: OhlcvFile) -> SymbolInfo | None:
 
     They are those of --symbol in symbols.yaml, else of the file's own symbol; --calendar overrides.
     """
-    path = (request.data_root or data_directory()) / "symbols.yaml"
+    path = symbols_file(request.data_root)
     listed = load_symbols(path) if path.is_file() else {}
     names = [name.upper() for name in (request.symbol, file.symbol) if name]
     known = next((listed[name] for name in names if name in listed), None)
@@ -316,8 +316,9 @@ def _refuse_unknown_market(connection: Connection, request: RegimeRequest, symbo
         rows=1,
     )
     if waiting:
+        listed = symbols_file(request.data_root)
         raise BadArgumentError(
-            f"The trading calendar of {symbol!r} is not known: data/symbols.yaml does not list it. "
+            f"The trading calendar of {symbol!r} is not known: {listed} does not list it. "
             "Add it there, or give --calendar (XNYS, 24/7, FX or another exchange code)."
         )
 

@@ -14,7 +14,7 @@ import psycopg
 
 from kb_pipeline.errors import BadArgumentError, DatabaseError
 from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES, PartitionChanges, partition_changes
-from kb_pipeline.storage import orchestration, price_files
+from kb_pipeline.storage import orchestration, paths, price_files
 from kb_pipeline.storage.activity import run_session_name
 from kb_pipeline.storage.postgres import Connection, connect
 from kb_pipeline.storage.price_files import PriceFile
@@ -53,7 +53,7 @@ class Prices:
     @property
     def root(self) -> Path:
         """The directory of symbols.yaml and ohlcv/."""
-        return self._root or price_files.data_root()
+        return self._root or paths.data_root()
 
     def files(self) -> list[PriceFile]:
         """Return all price files, by symbol."""
@@ -85,7 +85,7 @@ class Prices:
 
     def info(self, symbol: str) -> SymbolInfo | None:
         """Return calendar and time zone of a symbol, None where symbols.yaml does not list it."""
-        path = self.root / "symbols.yaml"
+        path = paths.symbols_file(self.root)
         return load_symbols(path).get(symbol) if path.is_file() else None
 
 

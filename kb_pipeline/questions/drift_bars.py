@@ -16,7 +16,8 @@ from kb_pipeline.domain.price_bars import PriceBars
 from kb_pipeline.errors import BadArgumentError, OhlcvFileError
 from kb_pipeline.rules import MIN_WINDOW_BARS, TIMEFRAMES_SECONDS
 from kb_pipeline.storage.ohlcv_files import OhlcvFile, read_ohlcv_file
-from kb_pipeline.storage.price_files import PriceFile, data_root, list_price_files
+from kb_pipeline.storage.paths import data_root
+from kb_pipeline.storage.price_files import PriceFile, list_price_files
 
 _NS_PER_SECOND: Final = 10**9
 

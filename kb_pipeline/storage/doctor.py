@@ -15,7 +15,7 @@ from kb_pipeline.sql import statement
 from kb_pipeline.storage import migrations
 from kb_pipeline.storage.locks import lock_key
 from kb_pipeline.storage.orchestration import of_each_workspace
-from kb_pipeline.storage.paths import data_directory
+from kb_pipeline.storage.paths import symbols_file
 from kb_pipeline.storage.postgres import Connection, connect, database_url
 from kb_pipeline.storage.symbols import load_symbols
 from kb_pipeline.storage.urls import redact
@@ -166,11 +166,11 @@ def _tunes(connection: Connection) -> Iterator[Finding]:
 
 
 def _symbols() -> Finding:
-    path = data_directory() / "symbols.yaml"
+    path = symbols_file()
     try:
         return Finding("symbols", Level.OK, f"{path} names {len(load_symbols(path))} symbols.")
     except KbPipelineError as error:
-        step = "Backfills need --calendar until it can be read; KB_DATA_ROOT moves the directory for Dagster."
+        step = "Backfills need --calendar until it can be read; KB_DATA_ROOT names its directory."
         return Finding("symbols", Level.WARNING, str(error), step)
 
 

@@ -35,8 +35,19 @@ def migrations_directory() -> Path:
     return _in_checkout("migrations") or Path(sys.prefix) / "share" / "kb_pipeline" / "migrations"
 
 
+def data_root() -> Path:
+    """Return the directory of price files and symbols.yaml: KB_DATA_ROOT, else the project's `data`."""
+    given = os.environ.get("KB_DATA_ROOT", "").strip()
+    return Path(given).expanduser().absolute() if given else data_directory()
+
+
+def symbols_file(root: Path | None = None) -> Path:
+    """Return the file that gives each symbol its calendar, of a data root if given; it may not exist."""
+    return (root or data_root()) / "symbols.yaml"
+
+
 def data_directory() -> Path:
-    """Return the directory of the price files: the checkout's `data`, else the working directory's."""
+    """Return what comes with the project: the checkout's `data`, else that of the working directory."""
     return _in_checkout("data") or Path.cwd() / "data"
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.rules import TIMEFRAMES_SECONDS
 from kb_pipeline.storage.ohlcv_files import OhlcvFile
-from kb_pipeline.storage.paths import data_directory, kb_home
+from kb_pipeline.storage.paths import kb_home
 
 _SUFFIXES: Final = frozenset({".csv", ".txt", ".json", ".ndjson", ".jsonl", ".parquet"})
 _SOURCE_HASH: Final = b"kb_source_sha256"
@@ -30,12 +30,6 @@ class PriceFile(NamedTuple):
     path: Path
     symbol: str
     timeframe: str
-
-
-def data_root() -> Path:
-    """Return the directory of price files and symbols.yaml: KB_DATA_ROOT, else the project's `data`."""
-    given = os.environ.get("KB_DATA_ROOT", "").strip()
-    return Path(given).expanduser().absolute() if given else data_directory()
 
 
 def list_price_files(root: Path) -> list[PriceFile]:

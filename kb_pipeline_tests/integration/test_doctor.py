@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -155,3 +156,12 @@ def test_a_role_that_may_not_write_is_told_what_to_grant(poor_role: str, workspa
     assert finding.level == Level.FAILURE
     assert "UPDATE on backtest_runs" in finding.found
     assert finding.next_step.endswith(f"GRANT UPDATE ON backtest_runs TO {poor_role}")
+
+
+def test_the_calendars_looked_at_are_those_of_the_data_root(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KB_DATA_ROOT", str(tmp_path))
+    (finding,) = _found("symbols")
+    assert finding.level == Level.WARNING
+    assert finding.found.startswith(f"{tmp_path / 'symbols.yaml'}: could not be read")

@@ -137,6 +137,22 @@ def test_runs_that_all_name_another_symbol_leave_a_nameless_one_alone(
     assert backfill().skipped == {"missing_symbol": 1, "symbol_mismatch": 1}
 
 
+def test_calendars_are_those_of_the_data_root_and_the_message_names_the_file_looked_at(
+    connection: Connection,
+    workspace: Workspace,
+    backfill: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add_run(connection, workspace, dataset_meta=_btc())
+    monkeypatch.setenv("KB_DATA_ROOT", str(tmp_path))
+    listed = tmp_path / "symbols.yaml"
+    with pytest.raises(BadArgumentError, match=f"{listed} does not list it"):
+        backfill(calendar=None)
+    listed.write_text("symbols: {BTC: {calendar: 24/7, timezone: UTC}}\n", encoding="utf-8")
+    assert backfill(calendar=None).updated == 1
+
+
 def test_a_file_that_does_not_say_its_symbol_needs_the_option(
     connection: Connection, workspace: Workspace, backfill: Any, tmp_path: Path
 ) -> None:

@@ -33,6 +33,15 @@ def test_a_checkout_uses_its_own_migrations_and_data() -> None:
     assert paths.data_directory() == root / "data"
 
 
+def test_prices_and_calendars_lie_in_the_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KB_DATA_ROOT", " ")
+    assert paths.symbols_file() == paths.data_directory() / "symbols.yaml"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KB_DATA_ROOT", "mine")
+    assert paths.symbols_file() == tmp_path / "mine" / "symbols.yaml"
+    assert paths.symbols_file(tmp_path) == tmp_path / "symbols.yaml"
+
+
 def test_an_installation_uses_what_the_wheel_brought_and_not_a_neighbours_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
