@@ -79,6 +79,10 @@ class DatabaseError(KbPipelineError):
     """The database cannot be reached, or is not what the pipeline needs."""
 
 
+class NoDatabaseError(DatabaseError):
+    """No database was ever made where the embedded one would lie."""
+
+
 class PoolerError(DatabaseError):
     """A pooler answered that may hand one session's transactions to several servers."""
 

@@ -111,7 +111,7 @@ def demo() -> None:
     """Load the demo workspace and run the main job over it: first as dry run, then for real."""
     from kb_pipeline.backfills.demo import run_demo
 
-    with session("demo") as connection, watching(None, "rows") as watch:
+    with session("demo", make=True) as connection, watching(None, "rows") as watch:
         lines = run_demo(connection, watch)
         while True:
             try:

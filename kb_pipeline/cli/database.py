@@ -17,6 +17,9 @@ def partitions() -> None:
 @partitions.command()
 def sync() -> None:
     """Register workspaces and symbols as partitions now; the web page's daemon does so every minute."""
+    from kb_pipeline.storage.postgres import database_url
+
+    database_url(make=False)
     # a process of its own: the command line does not know Dagster
     done = subprocess.run([sys.executable, "-m", "kb_pipeline.orchestration.sync"], check=False)
     sys.exit(done.returncode)
@@ -79,7 +82,7 @@ def secure(yes: bool) -> None:
     from kb_pipeline.storage.guards import secure as apply
     from kb_pipeline.storage.postgres import owner_database_url
 
-    commands = (apply if yes else missing_guards)(owner_database_url())
+    commands = (apply if yes else missing_guards)(owner_database_url(make=False))
     for command in commands:
         say(f"{command};")
     if not commands:

@@ -24,13 +24,16 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 @contextmanager
-def session(command: str) -> "Iterator[Connection]":
-    """Open a session for one command; name the next step where the tables are not there."""
+def session(command: str, *, make: bool = False) -> "Iterator[Connection]":
+    """Open a session for one command; name the next step where the tables are not there.
+
+    `make` lets it make the embedded database: a question asked in another directory must not.
+    """
     import psycopg
 
-    from kb_pipeline.storage.postgres import connect
+    from kb_pipeline.storage.postgres import connect, database_url
 
-    with connect(application_name=f"kb-pipeline {command}") as connection:
+    with connect(database_url(make=make), application_name=f"kb-pipeline {command}") as connection:
         try:
             yield connection
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:

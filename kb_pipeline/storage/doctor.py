@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-from kb_pipeline.errors import KbPipelineError
+from kb_pipeline.errors import KbPipelineError, NoDatabaseError
 from kb_pipeline.rules import OLDEST_SUPPORTED_POSTGRES, STALE_TUNE_S, BackfillKind
 from kb_pipeline.sql import statement
 from kb_pipeline.storage import migrations
@@ -42,8 +42,11 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Yield what every check finds; checks that need what an earlier one found missing are left out."""
     try:
-        url = database_url()
+        url = database_url(make=False)
         connection = connect(url, application_name="kb-pipeline doctor")
+    except NoDatabaseError as error:
+        yield Finding("connection", Level.FAILURE, str(error))
+        return
     except KbPipelineError as error:
         step = "Start the server, or correct KB_DATABASE_URL; without it the embedded Postgres is used."
         yield Finding("connection", Level.FAILURE, " ".join(str(error).split()), step)

@@ -23,7 +23,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from kb_pipeline.errors import DatabaseError, UnsafePathError
+from kb_pipeline.errors import DatabaseError, NoDatabaseError, UnsafePathError
 from kb_pipeline.rules import EMBEDDED_START_TIMEOUT_S, EMBEDDED_STOP_TIMEOUT_S, MAX_SOCKET_PATH_BYTES
 from kb_pipeline.sql import statement
 from kb_pipeline.storage import server_account
@@ -103,17 +103,23 @@ class EmbeddedStatus:
     version: str
 
 
-def start(home: Path | None = None, *, role: str = APP) -> str:
+def start(home: Path | None = None, *, role: str = APP, make: bool = True) -> str:
     """Return the URL of the running server for a role, starting or creating it first where needed.
 
     Any number of processes may call this at once. The server outlives all of them.
 
     Raises:
+        NoDatabaseError: There is none, and none is to be made.
         UnsafePathError: The data directory is too long for a socket, or not ours alone.
         DatabaseError: The server did not start; the message ends with its own words.
     """
     data = postgres_directory(home)
     _refuse_unsafe(data)
+    if not make and not (data / "PG_VERSION").exists():
+        raise NoDatabaseError(
+            f"There is no database in {data.parent}. Run this where the project is, set KB_HOME or "
+            "KB_DATABASE_URL, or make one: kb-pipeline db migrate"
+        )
     if not _is_ready(data):
         with _lock(data):
             _make_ready(data)

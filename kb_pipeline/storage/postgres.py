@@ -126,34 +126,38 @@ POOLER_VARIABLE: Final = "KB_POOLER"
 """Says `session` of a pooler that hands out whole sessions, which cannot be seen from outside."""
 
 
-def database_url(explicit: str | None = None) -> str:
+def database_url(explicit: str | None = None, *, make: bool = True) -> str:
     """Return the URL of the database to use.
 
     Args:
         explicit: Wins when given; else the environment's KB_DIRECT_DATABASE_URL, else its
             KB_DATABASE_URL, else the embedded server's, which is started when it is not running.
+        make: Whether to make the embedded database where there is none.
 
     Raises:
         DatabaseUrlError: The URL given cannot be used.
+        NoDatabaseError: There is no embedded database, and none is to be made.
         UnsafePathError: The embedded server's directory cannot be used.
         DatabaseError: The embedded server did not start.
     """
     name, url = ("", explicit.strip()) if explicit else named_url()
-    return _checked(url, f"{name}: " if name else "") if url else embedded.start()
+    return _checked(url, f"{name}: " if name else "") if url else embedded.start(make=make)
 
 
-def owner_database_url() -> str:
+def owner_database_url(*, make: bool = True) -> str:
     """Return the URL of the same database as the role that makes and changes its tables.
 
     KB_OWNER_DATABASE_URL names it beside KB_DATABASE_URL; without one, that is the owner's URL too.
+    `make` is as for `database_url`.
 
     Raises:
         DatabaseUrlError: The URL given cannot be used.
+        NoDatabaseError: There is no embedded database, and none is to be made.
         UnsafePathError: The embedded server's directory cannot be used.
         DatabaseError: The embedded server did not start.
     """
     if not named_url()[1]:
-        return embedded.start(role=embedded.OWNER)
+        return embedded.start(role=embedded.OWNER, make=make)
     owner = os.environ.get("KB_OWNER_DATABASE_URL", "").strip()
     return _checked(owner, "KB_OWNER_DATABASE_URL: ") if owner else database_url()
 

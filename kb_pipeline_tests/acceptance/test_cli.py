@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import click
@@ -218,6 +219,23 @@ def test_a_database_without_the_tables_is_told_the_next_step(
     assert re.fullmatch(
         r'Error: relation "\w+" does not exist\. Run: kb-pipeline db migrate\n', done.stderr
     ), done.stderr
+
+
+def test_a_question_asked_elsewhere_makes_no_database_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KB_HOME")
+    monkeypatch.chdir(tmp_path)
+    said = f"There is no database in {tmp_path / '.kb'}. Run this where the project is, set KB_HOME or "
+    for arguments in (CANDIDACY, (*CANDIDACY, "--dry-run"), ("db", "secure"), ("partitions", "sync")):
+        done = run_here(*arguments)
+        assert (done.returncode, done.stdout) == (1, ""), arguments
+        assert said in done.stderr
+        assert done.stderr.endswith("or make one: kb-pipeline db migrate\n")
+    examined = run_here("doctor")
+    assert (examined.returncode, examined.stdout.splitlines()[1:]) == (1, [])
+    assert said in examined.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_migrating_twice_applies_everything_once(empty_database_url: str) -> None:
