@@ -15,7 +15,7 @@ from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.backfills.trials import TrialsRequest, ingest_trials
 from kb_pipeline.rules import ExitCode
 from kb_pipeline.storage import backtest_runs, session
-from kb_pipeline.storage.demo import DEMO_WORKSPACE_ID, load_demo
+from kb_pipeline.storage.demo import DEMO_WORKSPACE_ID, demo_directory, load_demo
 from kb_pipeline.storage.paths import data_directory
 from kb_pipeline.storage.postgres import Connection
 
@@ -34,7 +34,7 @@ def run_demo(connection: Connection, watch: Watch) -> Generator[str, None, int]:
     The tables must be there. Once everything is done, a further call writes nothing and says so.
     Returns the exit code: that of the first report that is not done, which is also the last one.
     """
-    loaded = load_demo(connection, data_directory() / "demo")
+    loaded = load_demo(connection, demo_directory())
     new_rows = ", ".join(f"{rows} {table}" for table, rows in loaded.items() if rows)
     yield f"Demo workspace {DEMO_WORKSPACE_ID}: " + (f"loaded {new_rows}." if new_rows else "loaded before.")
     if new_rows:

@@ -3,8 +3,10 @@
 Nothing is decided here. Heavy modules are imported inside the commands, so that --help is instant.
 """
 
+import errno
 import io
 import sys
+from typing import Final
 
 import click
 
@@ -24,6 +26,9 @@ def cli() -> None:
     The database is the one KB_DATABASE_URL names, else an embedded Postgres under .kb (KB_HOME moves it).
     """
 
+
+_STDOUT_IS_GONE: Final = (errno.EPIPE, errno.ENOSPC, errno.EIO)
+"""A closed pipe, a full disk, a terminal taken away: what writing to it fails with, naming no file."""
 
 for command in (
     backfills.backfill_candidacy,
@@ -61,7 +66,11 @@ def main() -> None:
     except KbPipelineError as error:
         say(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    except OSError as error:  # stdout is a closed pipe or a full disk; what was committed stays
-        sys.stderr.write(f"Error: the output could not be written: {error.strerror}\n")
-        sys.stdout = None
+    except OSError as error:
+        if error.filename is None and error.errno in _STDOUT_IS_GONE:  # what was committed stays
+            sys.stdout = None
+            said = "the output could not be written"
+        else:
+            said = str(error.filename or "the system refused")
+        say(f"Error: {said}: {error.strerror or error}", err=True)
         sys.exit(rules.ExitCode.FAILURE)

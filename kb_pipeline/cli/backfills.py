@@ -110,7 +110,9 @@ def explain(run_id: UUID, workspace_id: UUID | None, require_regime: bool, as_js
 def demo() -> None:
     """Load the demo workspace and run the main job over it: first as dry run, then for real."""
     from kb_pipeline.backfills.demo import run_demo
+    from kb_pipeline.storage.demo import demo_directory
 
+    demo_directory()  # before a database is made for it
     with session("demo", make=True) as connection, watching(None, "rows") as watch:
         lines = run_demo(connection, watch)
         while True:

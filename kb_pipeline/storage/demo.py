@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final
 from uuid import NAMESPACE_DNS, UUID, uuid5
 
-from kb_pipeline.errors import DatabaseError
+from kb_pipeline.errors import BadArgumentError, DatabaseError
 from kb_pipeline.sql import statement
+from kb_pipeline.storage.paths import data_directory
 from kb_pipeline.storage.postgres import Connection
 
 DEMO_WORKSPACE_ID: Final[UUID] = uuid5(uuid5(NAMESPACE_DNS, "demo.kb-pipeline.invalid"), "workspace")
@@ -32,6 +33,21 @@ TABLES: Final = (
 """Parents before children. Each has a file `<table>.jsonl.gz` and a statement `demo.<table>`."""
 
 _ROWS_PER_STATEMENT: Final = 500
+
+
+def demo_directory() -> Path:
+    """Return the directory of the history, which an installed wheel does not bring along.
+
+    Raises:
+        BadArgumentError: It is not there.
+    """
+    directory = data_directory() / "demo"
+    if not directory.is_dir():
+        raise BadArgumentError(
+            f"There is no demo in {directory}: its data come with a checkout of the project alone. "
+            "Run `make demo` in one."
+        )
+    return directory
 
 
 def load_demo(connection: Connection, directory: Path) -> dict[str, int]:

@@ -12,7 +12,15 @@ import pytest
 
 from kb_pipeline import cli
 from kb_pipeline.storage.postgres import Connection
-from kb_pipeline_tests.acceptance.commands import AAPL_FILE, ANY_ID, ESCAPE, PROJECT, run, run_here
+from kb_pipeline_tests.acceptance.commands import (
+    AAPL_FILE,
+    ANY_ID,
+    ESCAPE,
+    PROJECT,
+    command_line,
+    run,
+    run_here,
+)
 from kb_pipeline_tests.builders import add_run
 from kb_pipeline_tests.conftest import Workspace
 
@@ -236,6 +244,35 @@ def test_a_question_asked_elsewhere_makes_no_database_there(
     assert (examined.returncode, examined.stdout.splitlines()[1:]) == (1, [])
     assert said in examined.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demo_without_a_checkout_says_what_it_needs_and_makes_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KB_HOME")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kb_pipeline.storage.paths.project_root", lambda: tmp_path)
+    done = run_here("demo")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"There is no demo in {tmp_path / 'data' / 'demo'}: its data come with a checkout" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_fails_is_named_and_only_a_lost_output_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unreadable = tmp_path / "postgres" / "postmaster.pid"
+    unreadable.mkdir(parents=True)
+    unreadable.parent.chmod(0o700)
+    monkeypatch.setenv("KB_HOME", str(tmp_path))
+    done = run_here("db", "status")
+    assert (done.returncode, done.stderr) == (1, f"Error: {unreadable}: Is a directory\n")
+    with Path("/dev/full").open("w") as full:
+        lost = subprocess.run(
+            command_line("--help"), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    said = "Error: the output could not be written: No space left on device\n"
+    assert (lost.returncode, lost.stderr) == (1, said)
 
 
 def test_migrating_twice_applies_everything_once(empty_database_url: str) -> None:
