@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 import click
 
 from kb_pipeline import rules
+from kb_pipeline.cli.running import session
+from kb_pipeline.errors import DatabaseError
 
 _DATE_LENGTH: Final = len("2025-01-31")
 
@@ -31,6 +35,24 @@ class Since(click.ParamType[datetime]):
             return since.replace(tzinfo=since.tzinfo or UTC).astimezone(UTC)
         except OverflowError:
             self.fail(f"{value!r} is beyond the years 1 to 9999 in UTC.", param, ctx)
+
+
+class Workspace(click.ParamType[UUID]):
+    """The id of a workspace, or its slug, for which the database is asked."""
+
+    name = "ID_OR_SLUG"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> UUID:
+        """Return the id; of an id that is well formed, not yet whether there is such a workspace."""
+        with suppress(ValueError):
+            return UUID(str(value).strip())
+        from kb_pipeline.storage.session import workspace_of_slug
+
+        try:
+            with session("workspace") as connection:
+                return workspace_of_slug(connection, value)
+        except DatabaseError as error:
+            self.fail(f"{value!r} is no id, and no database can be asked for that slug. {error}", param, ctx)
 
 
 class Symbol(click.ParamType[str]):
@@ -63,7 +85,7 @@ class Fraction(click.FloatRange):
 def backfill_options(limit: int, of: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that adds the options every backfill has."""
     options = [
-        click.option("--workspace-id", type=click.UUID, required=True, help="Workspace to work in."),
+        click.option("--workspace-id", type=Workspace(), required=True, help="Workspace to work in."),
         click.option("--since", type=Since(), help=f"Only {of} created at or after this date (UTC)."),
         click.option(
             "--limit", type=click.IntRange(1), default=limit, show_default=True, help=f"Scan this many {of}."

@@ -9,7 +9,7 @@ from uuid import UUID
 import click
 
 from kb_pipeline import rules
-from kb_pipeline.cli.arguments import Fraction, Symbol, backfill_options
+from kb_pipeline.cli.arguments import Fraction, Symbol, Workspace, backfill_options
 from kb_pipeline.cli.running import finish, say, session, watching
 
 
@@ -92,7 +92,7 @@ def ingest_trials(as_json: bool, listed: bool, dry_run: bool, **arguments: Any) 
 
 @click.command()
 @click.argument("run_id", type=click.UUID)
-@click.option("--workspace-id", type=click.UUID, help="Look only in this workspace.")
+@click.option("--workspace-id", type=Workspace(), help="Look only in this workspace.")
 @click.option("--require-regime", is_flag=True, help="Decide as with backfill-candidacy --require-regime.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain(run_id: UUID, workspace_id: UUID | None, require_regime: bool, as_json: bool) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from kb_pipeline import rules
-from kb_pipeline.cli.arguments import Symbol
+from kb_pipeline.cli.arguments import Symbol, Workspace
 from kb_pipeline.cli.running import say, session
 
 
 @click.command()
-@click.option("--workspace-id", type=click.UUID, required=True, help="Workspace to look at.")
+@click.option("--workspace-id", type=Workspace(), required=True, help="Workspace to look at.")
 @click.option("--strategy", help="Only this strategy, by id or name.")
 @click.option("--symbol", type=Symbol(), help="Only this symbol.")
 @click.option(

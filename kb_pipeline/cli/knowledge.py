@@ -9,9 +9,10 @@ from uuid import UUID
 import click
 
 from kb_pipeline import rules
+from kb_pipeline.cli.arguments import Workspace
 from kb_pipeline.cli.running import packing, say, session
 
-_workspace = click.option("--workspace-id", type=click.UUID, required=True, help="Workspace to ask.")
+_workspace = click.option("--workspace-id", type=Workspace(), required=True, help="Workspace to ask.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _k = click.option(
     "--k",

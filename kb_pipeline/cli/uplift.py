@@ -5,11 +5,12 @@ from uuid import UUID
 
 import click
 
+from kb_pipeline.cli.arguments import Workspace
 from kb_pipeline.cli.running import say, session
 
 
 @click.command()
-@click.option("--workspace-id", type=click.UUID, required=True, help="Workspace to measure in.")
+@click.option("--workspace-id", type=Workspace(), required=True, help="Workspace to measure in.")
 @click.option("--strategy", help="Show one strategy alone, by name or id. All are measured.")
 @click.option("--dry-run", is_flag=True, help="Measure and show; keep nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

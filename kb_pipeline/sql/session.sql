@@ -49,6 +49,13 @@ SELECT name, slug FROM workspaces WHERE id = %(workspace_id)s
 -- Every workspace, the oldest first. The list of workspaces is no workspace's own.
 SELECT id FROM workspaces ORDER BY created_at, id
 
+-- first_workspaces --
+-- The first workspaces by slug, for a message, and how many there are.
+SELECT slug, id::text, count(*) OVER ()
+  FROM workspaces
+ ORDER BY slug
+ LIMIT %(rows)s
+
 -- refresh_statistics --
 -- Count what lies in the platform's tables, so that the next plans fit it.
 ANALYZE backtest_runs, backtest_tunes, backtest_tune_runs, kb_entities, workspaces, kb_trials

@@ -1,5 +1,6 @@
 """The command line: its options, what it refuses, and what it says of the database."""
 
+import json
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from kb_pipeline_tests.acceptance.commands import (
     run,
     run_here,
 )
-from kb_pipeline_tests.builders import add_run
+from kb_pipeline_tests.builders import add_run, add_workspace
 from kb_pipeline_tests.conftest import Workspace
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
@@ -305,3 +306,21 @@ def test_an_unknown_workspace_ends_with_2(database_url: str) -> None:
         done = run_here(command, "--workspace-id", ANY_ID)
         assert (done.returncode, done.stdout) == (2, "")
         assert f"There is no workspace {ANY_ID} in database" in done.stderr
+        assert done.stderr.endswith("The database has no workspace yet.\n")
+
+
+def test_a_workspace_is_named_by_id_or_slug_and_a_wrong_one_is_told_which_there_are(
+    connection: Connection, workspace: Workspace
+) -> None:
+    add_run(connection, workspace)
+    for name in ("quant", workspace.id, f" {workspace.id.hex} "):
+        done = run_here("backfill-candidacy", "--workspace-id", name, "--dry-run", "--json")
+        assert json.loads(done.stdout)["workspace_id"] == str(workspace.id), done.stderr
+    others = [add_workspace(connection, f"desk_{number:02}") for number in range(11)]
+    listed = f"The database has desk_00 ({others[0].id}), desk_01 ({others[1].id}), "
+    for command, name in (("regimes", "quant "), ("drift", "QUANT"), ("uplift", "a\0b"), ("best", ANY_ID)):
+        asked = ("--trend", "_", "--vol", "_") if command == "best" else ()
+        done = run_here(command, "--workspace-id", name, *asked)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--workspace-id" in done.stderr
+        assert "\0" in name or (listed in done.stderr and done.stderr.endswith(" and 2 more.\n")), done.stderr
