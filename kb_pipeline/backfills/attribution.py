@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 
-from kb_pipeline.backfills.engine import Decisions, Page, Watch, run_backfill
+from kb_pipeline.backfills.engine import Decisions, Page, Rows, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport, Tally
 from kb_pipeline.domain.attribution import ParameterScores, RegimeIdentity, regime_identity
 from kb_pipeline.rules import ATTRIBUTION_LIMIT_ROWS, BATCH_SIZE_ROWS, BackfillKind, SkipReason
@@ -75,16 +75,18 @@ class _AttributionWork:
     def settings(self) -> Mapping[str, Any]:
         return {"since": self._request.since.isoformat() if self._request.since else None}
 
-    def read(self, connection: Connection, span: Span, rows: int) -> Page:
-        found = backtest_tunes.read_attribution_page(
+    def fetch(self, connection: Connection, span: Span, rows: int) -> Rows:
+        return backtest_tunes.read_attribution_page(
             connection,
             self._request.workspace_id,
             since=self._request.since,
             bounds=span.parameters(),
             rows=rows,
         )
-        page = Page.of(span, found)
-        new = sorted(set(page.columns[1]) - set(self._scores) if found else ())
+
+    def read(self, connection: Connection, span: Span, rows: int) -> Page:
+        page = Page.of(span, self.fetch(connection, span, rows))
+        new = sorted(set(page.columns[1]) - set(self._scores) if page.ids else ())
         if new:
             self._scores |= backtest_tunes.parameter_scores(connection, self._request.workspace_id, new)
         return page

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 
-from kb_pipeline.backfills.engine import Decisions, Page, Watch, run_backfill
+from kb_pipeline.backfills.engine import Decisions, Page, Rows, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.domain.candidacy import (
     PASSED,
@@ -90,15 +90,17 @@ class _CandidacyWork:
             "require_metrics": self._request.require_metrics,
         }
 
-    def read(self, connection: Connection, span: Span, rows: int) -> Page:
-        found = backtest_runs.read_candidacy_page(
+    def fetch(self, connection: Connection, span: Span, rows: int) -> Rows:
+        return backtest_runs.read_candidacy_page(
             connection,
             self._request.workspace_id,
             since=self._request.since,
             bounds=span.parameters(),
             rows=rows,
         )
-        return Page.of(span, found)
+
+    def read(self, connection: Connection, span: Span, rows: int) -> Page:
+        return Page.of(span, self.fetch(connection, span, rows))
 
     def decide(self, page: Page) -> Decisions:
         if not page.ids:

@@ -18,11 +18,7 @@ import psycopg
 from kb_pipeline.backfills.ahead import ahead
 from kb_pipeline.backfills.announced import announced
 from kb_pipeline.backfills.report import Tally
-from kb_pipeline.rules import (
-    MAX_TRANSACTION_ATTEMPTS,
-    READ_PAGE_ROWS,
-    BackfillKind,
-)
+from kb_pipeline.rules import MAX_TRANSACTION_ATTEMPTS, READ_PAGE_ROWS, BackfillKind
 from kb_pipeline.storage import session
 from kb_pipeline.storage.backfill_runs import (
     PART_SETTING,
@@ -36,6 +32,8 @@ from kb_pipeline.storage.events import Event, tell
 from kb_pipeline.storage.locks import writer_lock
 from kb_pipeline.storage.postgres import Connection, many_small_commits, read_only_session
 from kb_pipeline.storage.session import in_its_workspace
+
+Rows = Sequence[tuple[Any, ...]]
 
 _NO_LIMIT: Final = 2**31 - 1
 """For reading the span of a page again: others may have inserted rows into it meanwhile."""
@@ -53,7 +51,7 @@ class Page:
     payload: Any = None
 
     @classmethod
-    def of(cls, span: Span, rows: Sequence[tuple[Any, ...]]) -> "Page":
+    def of(cls, span: Span, rows: Rows) -> "Page":
         """Turn fetched rows (id, created_at, version, ...) into a page."""
         ids, created_at, versions, *columns = zip(*rows, strict=True) if rows else ((), (), ())
         return cls(span, ids, created_at, versions, tuple(columns))
@@ -90,8 +88,11 @@ class Work(Protocol):
     def settings(self) -> Mapping[str, Any]:
         """What makes two calls 'the same settings': JSON values, without limit and batch size."""
 
+    def fetch(self, connection: Connection, span: Span, rows: int) -> Rows:
+        """Return the next rows of a span that wait for this backfill, as the database gives them."""
+
     def read(self, connection: Connection, span: Span, rows: int) -> Page:
-        """Return the next rows of a span that wait for this backfill."""
+        """Return them with all that is needed to decide."""
 
     def decide(self, page: Page) -> Decisions:
         """Return what to do with each row. Reads nothing but the page, and may remember for `conclude`."""
@@ -134,6 +135,7 @@ class _Scope:
     def __init__(self, work: Work, part: Span | None) -> None:
         self.work = work
         self.is_part = part is not None
+        self.limit_reached = False
         self._rows = part or Span()
         is_all = self._rows == Span()
         self.settings = work.settings if is_all else {**work.settings, PART_SETTING: str(part)}
@@ -193,6 +195,7 @@ def _real_run(
                     writer.take(page, decisions)
                     if writer.tally.interrupted:
                         break
+            writer.tally.limit_reached = scope.limit_reached
             if not writer.tally.interrupted:
                 conclude(writer.tally)
             writer.finish()
@@ -221,10 +224,15 @@ def _pages(
     connection: Connection, scope: _Scope, start: Position | None, limit: int | None
 ) -> Iterator[Page]:
     budget = limit if limit is not None else float("inf")
-    for span in scope.spans(start):
+    spans = scope.spans(start)
+    for span in spans:
         after: Position | None = span.after
-        while after is not None and budget > 0:
+        while after is not None:
             rest = replace(span, after=after)
+            if budget <= 0:
+                # the rows of the second span were seen by the calls before this one
+                scope.limit_reached = span is spans[0] and bool(scope.work.fetch(connection, rest, 1))
+                return
             wanted = int(min(READ_PAGE_ROWS, budget))
             page = scope.work.read(connection, rest, wanted)
             rows = len(page.ids)
@@ -261,7 +269,7 @@ def _dry_run(
             watch.progress(tally.scanned)
             if watch.stop():
                 break
-    tally.interrupted = watch.stop()
+    tally.interrupted, tally.limit_reached = watch.stop(), scope.limit_reached
     if not tally.interrupted:
         conclude(tally)
     tally.check_conservation()

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from kb_pipeline.backfills.engine import Decisions, Page, Watch, run_backfill
+from kb_pipeline.backfills.engine import Decisions, Page, Rows, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport, OhlcvSource, Tally
 from kb_pipeline.domain.calendars import CoverageIndex, market
 from kb_pipeline.domain.ohlcv import bar_times_ns
@@ -31,8 +31,10 @@ from kb_pipeline.rules import (
 from kb_pipeline.storage import backtest_runs, session
 from kb_pipeline.storage.backfill_runs import Span
 from kb_pipeline.storage.ohlcv_files import OhlcvFile, read_ohlcv_file
+from kb_pipeline.storage.orchestration import waiting_symbols
 from kb_pipeline.storage.paths import symbols_file
 from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.price_files import other_name
 from kb_pipeline.storage.session import in_its_workspace
 from kb_pipeline.storage.symbols import SymbolInfo, load_symbols
 
@@ -52,6 +54,7 @@ _META_FIELDS: Final = (
 _PARAMS_FIELDS: Final = ("oos_start", "oos_end", "is_start", "is_end", "oos_ratio")
 """The fields of `dataset_meta` and `params` in the order the page statement lists them."""
 
+_NAMED_SYMBOLS: Final = 20
 _REMEMBERED_WINDOWS: Final = 50_000
 """Window texts whose reading is kept; beyond that memory would grow with the rows scanned."""
 
@@ -115,6 +118,7 @@ def backfill_regime(
             part=request.part,
         )
     tally.notices.update(file.notices)
+    tally.notes += other_name(request.ohlcv_file, request.symbol)
     return BackfillReport.of(
         tally,
         kind=BackfillKind.REGIME,
@@ -172,8 +176,8 @@ class _RegimeWork:
             "min_coverage": self._request.min_coverage,
         }
 
-    def read(self, connection: Connection, span: Span, rows: int) -> Page:
-        found = backtest_runs.read_regime_page(
+    def fetch(self, connection: Connection, span: Span, rows: int) -> Rows:
+        return backtest_runs.read_regime_page(
             connection,
             self._request.workspace_id,
             symbol=self._request.symbol,
@@ -181,6 +185,9 @@ class _RegimeWork:
             bounds=span.parameters(),
             rows=rows,
         )
+
+    def read(self, connection: Connection, span: Span, rows: int) -> Page:
+        found = self.fetch(connection, span, rows)
         if self._only_symbol_named is None and any(row[3] is None for row in found):
             named = backtest_runs.distinct_symbols(connection, self._request.workspace_id)
             self._only_symbol_named = named <= {self._symbol.upper()}
@@ -303,6 +310,17 @@ def _market_of(request: RegimeRequest, file: OhlcvFile) -> SymbolInfo | None:
         return known
     zone = known.timezone if known else market(request.calendar).timezone
     return SymbolInfo(names[0] if names else "", request.calendar, zone)
+
+
+def why_none_waits(connection: Connection, request: RegimeRequest) -> str:
+    """Return that no run waits for the symbol asked for, and which do wait; empty where one does."""
+    waiting = sorted(waiting_symbols(connection, request.workspace_id))
+    if request.symbol is None or request.symbol.upper() in waiting:
+        return ""
+    named = ", ".join(waiting[:_NAMED_SYMBOLS])
+    rest = f" and {len(waiting) - _NAMED_SYMBOLS} more" if len(waiting) > _NAMED_SYMBOLS else ""
+    those = f"those that wait name {named}{rest}" if waiting else "none that names a symbol waits"
+    return f"No run of this workspace waits for symbol {request.symbol.upper()}; {those}."
 
 
 def _refuse_unknown_market(connection: Connection, request: RegimeRequest, symbol: str) -> None:

@@ -23,7 +23,10 @@ Describe = Callable[[int], str]
 
 @dataclass(slots=True)
 class Tally:
-    """Where every scanned row went. `updated` means would-update in a dry run."""
+    """Where every scanned row went. `updated` means would-update in a dry run.
+
+    `notices` are extra counts, `notes` extra sentences. `limit_reached` where the limit left rows unseen.
+    """
 
     scanned: int = 0
     updated: int = 0
@@ -32,7 +35,9 @@ class Tally:
     skipped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     notices: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
     interrupted: str | None = None
+    limit_reached: bool = False
 
     def plus_page(self, ids: Sequence[str], outcomes: Sequence[str | None], describe: Describe) -> "Tally":
         """Return the tally with more rows scanned, those with a reason counted under it."""
@@ -111,7 +116,9 @@ class BackfillReport:
     skipped: dict[str, int]
     examples: dict[str, list[str]]
     notices: dict[str, int]
+    notes: list[str]
     interrupted: str | None
+    limit_reached: bool
     ohlcv: OhlcvSource | None = None
 
     @classmethod
@@ -126,7 +133,9 @@ class BackfillReport:
             skipped=dict(by_count),
             examples=tally.examples,
             notices=dict(tally.notices),
+            notes=tally.notes,
             interrupted=tally.interrupted,
+            limit_reached=tally.limit_reached,
             **facts,
         )
 
@@ -153,12 +162,13 @@ class BackfillReport:
         return numbers
 
     def listing(self) -> str:
-        """Return the first rows under each reason, a line each."""
-        return "\n".join(
-            line
-            for reason, count in self.skipped.items()
-            for line in (f"{reason} ({count}):", *(f"  {printable(row)}" for row in self.examples[reason]))
-        )
+        """Return the first rows under each reason, a line each, and how many there are beside them."""
+        lines: list[str] = []
+        for reason, count in self.skipped.items():
+            rows = [printable(row) for row in self.examples[reason]]
+            rest = [f"... and {count - len(rows)} more"] if count > len(rows) else []
+            lines += [f"{reason} ({count}):", *(f"  {line}" for line in (*rows, *rest))]
+        return "\n".join(lines)
 
     def to_text(self) -> str:
         """Return the report as people know it, extra facts after its last line."""
@@ -245,6 +255,11 @@ def _extra_lines(report: BackfillReport) -> list[str]:
     facts = {"Changed Meanwhile": report.changed_meanwhile, "Conflicts": report.conflicts}
     facts |= {name.replace("_", " ").capitalize(): count for name, count in report.notices.items()}
     lines = [f"{name}: {count}" for name, count in facts.items() if count]
+    lines += map(printable, report.notes)
     if report.interrupted:
         lines.append(f"Interrupted by {report.interrupted}; run the same command again to go on.")
+    elif report.limit_reached:
+        # a dry run begins where it began the last time
+        go_on = "more rows wait; --limit may be higher" if report.dry_run else "run it again to go on"
+        lines.append(f"Limit reached: {go_on}.")
     return lines

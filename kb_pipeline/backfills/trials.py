@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from kb_pipeline.backfills.engine import Decisions, Page, Watch, run_backfill
+from kb_pipeline.backfills.engine import Decisions, Page, Rows, Watch, run_backfill
 from kb_pipeline.backfills.report import BackfillReport, Tally
 from kb_pipeline.domain.trials import SOURCE_COLUMNS, trial_of
 from kb_pipeline.rules import (
@@ -92,15 +92,17 @@ class _TrialsWork:
     def settings(self) -> Mapping[str, Any]:
         return {"since": self._request.since.isoformat() if self._request.since else None}
 
-    def read(self, connection: Connection, span: Span, rows: int) -> Page:
-        found = kb_trials.read_sources_page(
+    def fetch(self, connection: Connection, span: Span, rows: int) -> Rows:
+        return kb_trials.read_sources_page(
             connection,
             self._request.workspace_id,
             since=self._request.since,
             bounds=span.parameters(),
             rows=rows,
         )
-        return Page.of(span, found)
+
+    def read(self, connection: Connection, span: Span, rows: int) -> Page:
+        return Page.of(span, self.fetch(connection, span, rows))
 
     def decide(self, page: Page) -> Decisions:
         sources = [

@@ -69,8 +69,8 @@ def main() -> None:
     except OSError as error:
         if error.filename is None and error.errno in _STDOUT_IS_GONE:  # what was committed stays
             sys.stdout = None
-            said = "the output could not be written"
+            what = "the output could not be written"
         else:
-            said = str(error.filename or "the system refused")
-        say(f"Error: {said}: {error.strerror or error}", err=True)
+            what = str(error.filename or "the system refused")
+        say(f"Error: {what}: {error.strerror or error}", err=True)
         sys.exit(rules.ExitCode.FAILURE)

@@ -39,7 +39,12 @@ def backfill_candidacy(
 @click.command()
 @backfill_options(rules.REGIME_LIMIT_ROWS, "runs")
 @click.option("--ohlcv-file", type=click.Path(path_type=Path), required=True, help="Price file to read.")
-@click.option("--symbol", type=Symbol(), help="Only runs of this symbol.  [default: the file's own]")
+@click.option(
+    "--symbol",
+    type=Symbol(),
+    help="Only runs that name this symbol. Without it all that wait are scanned, and those of another symbol "
+    "than the file's are skipped as symbol_mismatch.",
+)
 @click.option(
     "--timeframe",
     type=click.Choice(list(rules.TIMEFRAMES_SECONDS)),
@@ -63,6 +68,8 @@ def backfill_regime(as_json: bool, listed: bool, dry_run: bool, **arguments: Any
     request = regime.RegimeRequest(**arguments)
     with session("backfill-regime") as connection, watching(request.limit, "runs") as watch:
         report = regime.backfill_regime(connection, request, dry_run=dry_run, watch=watch)
+        if report.scanned == 0 and (note := regime.why_none_waits(connection, request)):
+            report.notes.append(note)
     finish(report, as_json, listed)
 
 

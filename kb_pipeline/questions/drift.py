@@ -25,6 +25,7 @@ from kb_pipeline.errors import (
     OhlcvFileError,
     UnknownSchemaVersionError,
 )
+from kb_pipeline.plain_text import printable
 from kb_pipeline.questions.drift_bars import PriceSeries, PriceShelf
 from kb_pipeline.questions.drift_report import DriftEvaluation, DriftReport, DriftSkip
 from kb_pipeline.questions.subject import strategy_of
@@ -36,6 +37,7 @@ from kb_pipeline.storage.postgres import Connection, read_only_session
 from kb_pipeline.storage.session import in_its_workspace, require_workspace
 
 _NS_PER_SECOND: Final = 10**9
+_LISTED_SERIES: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,8 @@ def _report(
         )
         if shelf.only_timeframe in (None, tune.timeframe)
     ]
+    if not tunes:
+        _refuse_unknown_series(connection, request.workspace_id, strategy, shelf)
     found = [
         _look_at(connection, request.workspace_id, list(group), shelf, dry_run=dry_run)
         for _, group in groupby(tunes, attrgetter("strategy_id", "symbol", "timeframe"))
@@ -95,7 +99,22 @@ def _report(
         skipped=[it for it in found if isinstance(it, DriftSkip)],
         told=told,
         untold=untold,
+        notes=shelf.notes,
     )
+
+
+def _refuse_unknown_series(
+    connection: Connection, workspace_id: UUID, strategy: str | None, shelf: PriceShelf
+) -> None:
+    """Raise, if there are tunes of other symbols or bars than those asked for."""
+    others = drift_events.training_tunes(connection, workspace_id, strategy_id=strategy, symbol=None)
+    named = sorted({f"{it.symbol} {it.timeframe}" for it in others if it.symbol})
+    if named:
+        wanted = [f"symbol {shelf.only_symbol!r}"] if shelf.only_symbol else []
+        wanted += [f"{shelf.only_timeframe} bars"] if shelf.only_timeframe else []
+        listed = ", ".join(map(printable, named[:_LISTED_SERIES]))
+        rest = f" and {len(named) - _LISTED_SERIES} more" if len(named) > _LISTED_SERIES else ""
+        raise BadArgumentError(f"No attributed tune of {' and '.join(wanted)}; there are {listed}{rest}.")
 
 
 # --- One series --------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from kb_pipeline.errors import BadArgumentError, OhlcvFileError
 from kb_pipeline.rules import MIN_WINDOW_BARS, TIMEFRAMES_SECONDS
 from kb_pipeline.storage.ohlcv_files import OhlcvFile, read_ohlcv_file
 from kb_pipeline.storage.paths import data_root
-from kb_pipeline.storage.price_files import PriceFile, list_price_files
+from kb_pipeline.storage.price_files import PriceFile, list_price_files, other_name
 
 _NS_PER_SECOND: Final = 10**9
 
@@ -67,6 +67,7 @@ class PriceShelf:
         self._files: dict[tuple[str, str], PriceFile] = {}
         self._read: dict[tuple[str, str], PriceSeries] = {}
         self._given: PriceSeries | None = None
+        self.notes: list[str] = []
         if given is None:
             self._list_files()
         else:
@@ -86,6 +87,7 @@ class PriceShelf:
                 f"{path} does not say how long its bars are. Give --timeframe, or name it like AAPL_1d.csv."
             )
         file = read_ohlcv_file(path, timeframe=self.only_timeframe, symbol=self.only_symbol)
+        self.notes = other_name(path, self.only_symbol)
         if file.symbol is None:
             raise BadArgumentError(
                 f"{path} does not say whose its bars are. Give --symbol, or name it like AAPL_1d.csv."

@@ -72,7 +72,8 @@ class DriftSkip:
 class DriftReport:
     """All series looked at, those skipped, and who was told of what.
 
-    `told` are sentences of events that reached a receiver, `untold` says why telling failed.
+    `told` are sentences of events that reached a receiver, `untold` says why telling failed; `notes` is
+    what else to know.
     """
 
     workspace_id: UUID
@@ -81,6 +82,7 @@ class DriftReport:
     skipped: list[DriftSkip]
     told: list[str]
     untold: list[str]
+    notes: list[str]
 
     @property
     def alarms(self) -> list[DriftEvaluation]:
@@ -100,12 +102,14 @@ class DriftReport:
             "skipped": [asdict(it) for it in self.skipped],
             "told": self.told,
             "untold": self.untold,
+            "notes": self.notes,
         }
 
     def to_text(self) -> str:
         """Return everything for people: a table, a sentence for each alarm, what was skipped."""
         if not self.evaluations and not self.skipped:
-            return "No attributed tune to look at. Run: kb-pipeline backfill-attribution"
+            nothing = "No attributed tune to look at. Run: kb-pipeline backfill-attribution"
+            return "\n".join([nothing, *map(printable, self.notes)])
         new = sum(it.is_new_event for it in self.evaluations)
         kept = "nothing kept (dry run)" if self.dry_run else f"new events {new}"
         lines = [table(_HEADER, [_cells(it) for it in self.evaluations])] if self.evaluations else []
@@ -119,7 +123,7 @@ class DriftReport:
                 for it in self.skipped
             ]
             lines += ["", "Skipped", table(("strategy", "symbol", "bars", "reason", "why"), rows)]
-        return "\n".join(lines).lstrip("\n")
+        return "\n".join([*lines, *map(printable, self.notes)]).lstrip("\n")
 
 
 def _cells(evaluation: DriftEvaluation) -> tuple[str, ...]:

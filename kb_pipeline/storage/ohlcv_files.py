@@ -200,10 +200,10 @@ def _symbol(path: Path, given: str | None, in_column: str | None) -> str | None:
         found = f"found the symbol {shown(in_column)}, needed {shown(given.upper())}"
         raise refuse(path, Refusal.SYMBOL_MISMATCH, f"{found}. Give the file of that symbol")
     named = given or in_column
-    return named.upper() if named else _symbol_in_name(path)
+    return named.upper() if named else symbol_in_name(path)
 
 
-def _symbol_in_name(path: Path) -> str | None:
+def symbol_in_name(path: Path) -> str | None:
     """Return AAPL for AAPL_1d.csv.gz, aapl_1d.csv and AAPL.csv, None for a name such as export.csv."""
     stem = Path(path.name.removesuffix(".gz")).stem
     ticker, _, rest = stem.partition("_")

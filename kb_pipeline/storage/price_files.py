@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.rules import TIMEFRAMES_SECONDS
-from kb_pipeline.storage.ohlcv_files import OhlcvFile
+from kb_pipeline.storage.ohlcv_files import OhlcvFile, symbol_in_name
 from kb_pipeline.storage.paths import kb_home
 
 _SUFFIXES: Final = frozenset({".csv", ".txt", ".json", ".ndjson", ".jsonl", ".parquet"})
@@ -56,6 +56,14 @@ def _price_files(directory: Path) -> Iterator[PriceFile]:
         # Not a pipe, which would be waited for, nor a link to nothing.
         if is_named and path.is_file():
             yield PriceFile(path, symbol.upper(), timeframe)
+
+
+def other_name(path: Path, symbol: str | None) -> list[str]:
+    """Return a note that a file's name says another symbol than was given for it, which wins; else none."""
+    named = symbol_in_name(path)
+    if symbol is None or named in (None, symbol.upper()):
+        return []
+    return [f"The file is named for {named}; its bars were taken as {symbol.upper()}'s, as --symbol says."]
 
 
 def file_hash(path: Path) -> str:

@@ -120,6 +120,7 @@ def test_json_carries_the_numbers_of_the_text_and_the_listing_its_rows(
     }
     listed = text.partition("dd_too_high (67):\n")[2].splitlines()[:20]
     assert [line.strip() for line in listed] == numbers["examples"]["dd_too_high"]
+    assert numbers["notes"] == []
     assert numbers["since"] == "2000-01-01T00:00:00+00:00"
 
 
@@ -130,6 +131,11 @@ def test_a_symbol_with_sql_in_it_is_a_symbol_no_run_has(
     command = ("backfill-regime", "--workspace-id", DEMO_ID, "--ohlcv-file", AAPL_FILE, "--dry-run", "--json")
     done = run_here(*command, "--symbol", "x' OR '1'='1")
     assert (done.returncode, json.loads(done.stdout)["scanned"]) == (0, 0)
+    named, waiting = json.loads(done.stdout)["notes"]
+    assert named.startswith("The file is named for AAPL")
+    assert waiting.startswith(
+        "No run of this workspace waits for symbol X' OR '1'='1; those that wait name AAPL"
+    )
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,11 @@ def test_at_the_end_the_scan_wraps_around_to_where_it_began(
 ) -> None:
     for _ in range(5):
         add_run(connection, workspace, summary={**GOOD_SUMMARY, "trades": 0})
+    assert not _backfill(connection, workspace, limit=5, dry_run=True).limit_reached
+    assert _backfill(connection, workspace, limit=4, dry_run=True).limit_reached
     reports = [_backfill(connection, workspace, limit=3) for _ in range(2)]
     assert [report.scanned for report in reports] == [3, 3]
+    assert [report.limit_reached for report in reports] == [True, False], "the second call saw the last row"
     assert reports[0].examples["insufficient_oos_trades"][0] in reports[1].examples["insufficient_oos_trades"]
 
 

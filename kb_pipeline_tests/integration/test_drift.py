@@ -282,7 +282,8 @@ def test_a_strategy_a_symbol_and_a_timeframe_may_be_chosen(
     assert series() == [("reversal", "AAA"), ("reversal", "CCC"), ("trend_following", "AAA")]
     assert series(strategy="reversal") == [("reversal", "AAA"), ("reversal", "CCC")]
     assert series(symbol="ccc") == [("reversal", "CCC")]
-    assert series(timeframe="1h") == []
+    with pytest.raises(BadArgumentError, match="No attributed tune of 1h bars; there are AAA 1d, CCC 1d"):
+        series(timeframe="1h")
     with pytest.raises(BadArgumentError, match="no strategy 'none'"):
         ask(strategy="none")
 

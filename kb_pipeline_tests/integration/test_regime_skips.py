@@ -7,6 +7,8 @@ from uuid import UUID
 
 import pytest
 
+from kb_pipeline.backfills import regime
+from kb_pipeline.backfills.regime import RegimeRequest
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline_tests.builders import FLAT_SNAPSHOT, add_run, column, write_daily_bars
@@ -135,6 +137,38 @@ def test_runs_that_all_name_another_symbol_leave_a_nameless_one_alone(
     add_run(connection, workspace, dataset_meta={"symbol": "ETH", **SPRING})
     add_run(connection, workspace, dataset_meta=SPRING)
     assert backfill().skipped == {"missing_symbol": 1, "symbol_mismatch": 1}
+
+
+def test_a_file_named_for_another_symbol_is_taken_and_the_report_says_so(
+    connection: Connection, workspace: Workspace, backfill: Any, bars: Path, tmp_path: Path
+) -> None:
+    add_run(connection, workspace, dataset_meta={"symbol": "ETH", **SPRING})
+    report = backfill(symbol="eth")
+    said = "The file is named for BTC; its bars were taken as ETH's, as --symbol says."
+    assert (report.updated, report.notes) == (1, [said])
+    assert report.to_text().splitlines()[-1] == said
+    nameless = write_daily_bars(tmp_path / "my prices.csv", bars=60)
+    assert backfill(symbol="eth", ohlcv_file=nameless).notes == backfill(symbol="btc").notes == []
+
+
+def test_a_symbol_that_nobody_waits_for_is_told_which_do(
+    connection: Connection, workspace: Workspace, bars: Path
+) -> None:
+    def told(symbol: str | None) -> str:
+        request = RegimeRequest(workspace_id=workspace.id, ohlcv_file=bars, symbol=symbol)
+        return regime.why_none_waits(connection, request)
+
+    said = "No run of this workspace waits for symbol TSLA; "
+    assert told("tsla") == f"{said}none that names a symbol waits."
+    for name in ("BTC", "eth", "ETH"):
+        add_run(connection, workspace, dataset_meta={"symbol": name})
+    assert told("tsla") == f"{said}those that wait name BTC, ETH."
+    for number in range(20):
+        add_run(connection, workspace, dataset_meta={"symbol": f"S{number:02}"})
+    assert told("tsla").endswith(
+        "BTC, ETH, " + ", ".join(f"S{number:02}" for number in range(18)) + " and 2 more."
+    )
+    assert told("Eth") == told(None) == ""
 
 
 def test_calendars_are_those_of_the_data_root_and_the_message_names_the_file_looked_at(

@@ -75,7 +75,9 @@ def test_an_hourly_bar_is_told_with_its_hour() -> None:
     assert "bars to 2017-12-29 21:00Z" in hourly.sentence
 
 
-def _report(*evaluations: DriftEvaluation, skipped: tuple[DriftSkip, ...] = ()) -> DriftReport:
+def _report(
+    *evaluations: DriftEvaluation, skipped: tuple[DriftSkip, ...] = (), notes: tuple[str, ...] = ()
+) -> DriftReport:
     return DriftReport(
         workspace_id=UUID(int=1),
         dry_run=False,
@@ -83,6 +85,7 @@ def _report(*evaluations: DriftEvaluation, skipped: tuple[DriftSkip, ...] = ()) 
         skipped=list(skipped),
         told=[],
         untold=[],
+        notes=list(notes),
     )
 
 
@@ -105,6 +108,7 @@ def test_the_text_has_a_row_a_series_a_sentence_an_alarm_and_the_skipped_by_reas
 
 
 def test_nothing_to_look_at_says_what_to_do() -> None:
+    assert _report(notes=("Named so.",)).to_text().splitlines()[1:] == ["Named so."]
     assert _report().to_text() == "No attributed tune to look at. Run: kb-pipeline backfill-attribution"
 
 

@@ -105,6 +105,23 @@ def test_extra_facts_follow_after_the_last_line() -> None:
     assert _report(BackfillKind.ATTRIBUTION, tally, dry_run=False).to_text() == ATTRIBUTION
 
 
+@pytest.mark.parametrize(
+    ("dry_run", "interrupted", "said"),
+    [
+        (False, None, ["Named so.", "Limit reached: run it again to go on."]),
+        (True, None, ["Named so.", "Limit reached: more rows wait; --limit may be higher."]),
+        (False, "SIGINT", ["Named so.", "Interrupted by SIGINT; run the same command again to go on."]),
+    ],
+)
+def test_notes_and_a_limit_that_left_rows_are_told_at_the_end(
+    dry_run: bool, interrupted: str | None, said: list[str]
+) -> None:
+    tally = Tally(limit_reached=True, notes=["Named so."], interrupted=interrupted)
+    report = _report(BackfillKind.ATTRIBUTION, tally, dry_run=dry_run)
+    assert report.to_text().splitlines()[-2:] == said
+    assert (report.to_dict()["notes"], report.to_dict()["limit_reached"]) == (["Named so."], True)
+
+
 def test_json_carries_the_numbers_of_the_text() -> None:
     numbers = json.loads(json.dumps(_candidacy().to_dict()))
     assert numbers["scanned"] == 4821
@@ -128,7 +145,7 @@ def test_the_listing_keeps_the_first_rows_of_each_reason() -> None:
     tally = Tally().plus_page(ids, ["dd_too_high"] * 25, lambda row: "deep" if row == 1 else "")
     lines = _report(BackfillKind.CANDIDACY, tally).listing().splitlines()
     assert lines[:3] == ["dd_too_high (25):", "  run-0", "  run-1 deep"]
-    assert len(lines) == 21
+    assert (len(lines), lines[-1]) == (22, "  ... and 5 more")
 
 
 @pytest.mark.parametrize(
