@@ -1,4 +1,4 @@
-"""The jobs: one per backfill, the dry runs, and everything in order.
+"""The jobs: one per backfill, the dry runs, and everything, each step after those it builds on.
 
 They take names in their run config (`workspaces: [demo]`), which a terminal can write and a page can
 edit, and run the assets' own steps as ops; what they do is recorded as the assets' partitions. They are
@@ -52,7 +52,8 @@ _ACTS: Final = {
     "regimes": _Act(
         REGIMES,
         RegimeSettings,
-        after=("prices",),
+        # Not after prices: it reads the files itself, and one that no run needs must not hold it up.
+        after=(),
         job="backfill_regime",
         description="Compute the regime of each run's own out-of-sample window.",
     ),
@@ -85,10 +86,12 @@ _ACTS: Final = {
         description="Measure what choosing parameters by regime is worth.",
     ),
 }
-"""The ops of `everything` by name, in order."""
+"""The ops of `everything` by name, each below those it comes after."""
 
 _EVERYTHING: Final = (
-    "Prices, regimes, candidacy, attribution, trials and uplift of the workspaces named, in order."
+    "Prices, and of the workspaces named: regimes, then candidacy and attribution, then trials (after both) "
+    "and uplift (after attribution). A price file that is refused fails the run, but holds up only the "
+    "steps that need it."
 )
 
 

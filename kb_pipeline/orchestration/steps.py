@@ -35,7 +35,13 @@ from kb_pipeline.orchestration.settings import (
 from kb_pipeline.plain_text import printable
 from kb_pipeline.storage.backfill_runs import Span
 from kb_pipeline.storage.ohlcv_files import OhlcvFile, read_ohlcv_file
-from kb_pipeline.storage.orchestration import Workspace, find_workspace, regime_windows, waiting_symbols
+from kb_pipeline.storage.orchestration import (
+    Workspace,
+    find_workspace,
+    regime_windows,
+    symbol_waits,
+    waiting_symbols,
+)
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline.storage.price_files import PriceFile, read_normalised, write_normalised
 
@@ -150,9 +156,7 @@ def regime_work(around: Surroundings, config: RegimeSettings) -> Work:
         name, symbol = split_pair(key)
         if name not in workspaces:
             found = find_workspace(around.connection, name)
-            # Of a part it is not worth a look at all runs of the workspace.
-            waiting = {symbol: 1} if around.part else waiting_symbols(around.connection, found.id)
-            workspaces[name] = (found, waiting)
+            workspaces[name] = (found, _waiting(around, found, symbol))
         workspace, waiting = workspaces[name]
         if not waiting.get(symbol):
             return _nothing_waits(workspace) | _regime_plot(around, workspace, symbol)
@@ -161,6 +165,14 @@ def regime_work(around: Surroundings, config: RegimeSettings) -> Work:
         return _shown(workspace, report, around) | _regime_plot(around, workspace, symbol)
 
     return compute
+
+
+def _waiting(around: Surroundings, workspace: Workspace, symbol: str) -> dict[str, int]:
+    if around.part is None:
+        return waiting_symbols(around.connection, workspace.id)
+    # Of a part it is not worth a look at all runs. One among others was cut at rows that wait.
+    whole = around.part == Span()
+    return {symbol: int(not whole or symbol_waits(around.connection, workspace.id, symbol))}
 
 
 def regime_request(

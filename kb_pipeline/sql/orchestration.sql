@@ -23,6 +23,16 @@ SELECT upper(run.dataset_meta ->> 'symbol') AS symbol, count(*)
    AND run.dataset_meta ->> 'symbol' IS NOT NULL
  GROUP BY 1
 
+-- symbol_waits --
+-- Whether any run of a symbol waits for a regime, by the index of a symbol's runs.
+SELECT EXISTS (SELECT FROM backtest_runs AS run
+                WHERE run.workspace_id = %(workspace_id)s
+                  AND run.run_kind = 'test_variant'
+                  AND run.status IN ('completed', 'success')
+                  AND (run.regime_oos IS NULL OR run.regime_oos = 'null')
+                  AND kb_run_symbol(run.dataset_meta) = upper(%(symbol)s::text)::name
+                  AND upper(run.dataset_meta ->> 'symbol') = upper(%(symbol)s::text))
+
 -- platform_tables --
 -- What the platform's two tables hold of a workspace: rows and the newest of them.
 SELECT runs.rows, runs.newest, tunes.rows, tunes.newest

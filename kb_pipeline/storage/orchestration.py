@@ -90,6 +90,13 @@ def waiting_symbols(connection: Connection, workspace_id: UUID) -> dict[str, int
     return dict(rows.fetchall())
 
 
+@in_its_workspace
+def symbol_waits(connection: Connection, workspace_id: UUID, symbol: str) -> bool:
+    """Return whether any run of a symbol waits for a regime."""
+    parameters = {"workspace_id": workspace_id, "symbol": symbol}
+    return connection.execute(statement("orchestration.symbol_waits"), parameters).fetchone() == (True,)
+
+
 def platform_tables(connection: Connection) -> list[PlatformTables]:
     """Return what the platform's tables hold of each active workspace."""
     return [

@@ -10,6 +10,7 @@ import pytest
 from kb_pipeline.backfills.attribution import AttributionRequest, backfill_attribution
 from kb_pipeline.definitions import build_definitions
 from kb_pipeline.orchestration import runs
+from kb_pipeline.orchestration.executor import Execution
 from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES
 from kb_pipeline.orchestration.resources import Database, Prices
 from kb_pipeline.rules import BackfillKind
@@ -52,8 +53,9 @@ def instance(workspace: Workspace, tmp_path: Path) -> Iterator[dg.DagsterInstanc
         yield found
 
 
-def _execute(prices: Prices, instance: dg.DagsterInstance, job: str, **how: Any) -> Any:
-    definitions = build_definitions(database=Database(), prices=prices)
+def _execute(prices: Prices, instance: dg.DagsterInstance, job: str, *, lanes: int = 0, **how: Any) -> Any:
+    execution = Execution(dg.in_process_executor, lanes)
+    definitions = build_definitions(database=Database(), prices=prices, execution=execution)
     return definitions.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, **how)
 
 
@@ -102,6 +104,30 @@ def test_one_bad_symbol_is_named_and_the_others_finish(
         for symbol, run_id in run_ids.items()
     }
     assert has_regime == {"AAA": True, "BAD": False, "CCC": True}
+
+
+@pytest.mark.parametrize(("lanes", "failed"), [(0, "prices"), (1, "prices_done")])
+def test_a_refused_file_that_no_run_needs_fails_the_job_and_holds_nothing_else_up(
+    connection: Connection,
+    workspace: Workspace,
+    prices: Prices,
+    instance: dg.DagsterInstance,
+    lanes: int,
+    failed: str,
+) -> None:
+    run_id = add_run(connection, workspace, dataset_meta={"symbol": "AAA", **WINDOW})
+    steps = ("regimes", "candidacy", "attribution", "trials", "uplift")
+    config = {"ops": {step: {"config": {"workspaces": ["quant"]}} for step in steps}}
+    result = _execute(prices, instance, "everything", lanes=lanes, run_config=config)
+    assert not result.success
+    (failure,) = result.filter_events(lambda event: event.is_step_failure)
+    assert failure.step_key == failed
+    (ended,) = result.filter_events(lambda event: event.is_job_failure)
+    assert "BAD_1d.csv:2:5 close" in str(ended.job_failure_data.first_step_failure_event)
+    assert column(connection, "backtest_runs", "regime_oos", run_id) is not None
+    assert _materialized(instance, "ohlcv") == {"AAA", "CCC"}
+    for asset in ("candidacy_decisions", "tune_regime_attribution", "kb_trials", "regime_uplift"):
+        assert _materialized(instance, asset) == {"quant"}
 
 
 def test_a_whole_workspace_is_one_run_with_two_events_a_pair(
