@@ -8,7 +8,7 @@ from uuid import UUID
 
 from kb_pipeline.domain.matching import regime_keys, regime_parts
 from kb_pipeline.errors import BadArgumentError
-from kb_pipeline.questions.words import params_of, table
+from kb_pipeline.questions.words import NOTHING_ATTRIBUTED, params_of, table
 from kb_pipeline.storage import questions, recommend_events
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline.storage.session import in_its_workspace, require_workspace
@@ -145,7 +145,7 @@ def _dimensions(regime_key: str) -> tuple[str, str, str]:
 def summary_text(summaries: Sequence[RegimeSummary]) -> str:
     """Return the summary as a table for people."""
     if not summaries:
-        return "No tune of this workspace has a regime yet. Run: kb-pipeline backfill-attribution"
+        return NOTHING_ATTRIBUTED
     rows = [
         (
             *(it.regime_key, it.timeframe, it.objective),

@@ -85,8 +85,9 @@ def _report(
         )
         if shelf.only_timeframe in (None, tune.timeframe)
     ]
-    if not tunes:
-        _refuse_unknown_series(connection, request.workspace_id, strategy, shelf)
+    elsewhere = "" if tunes else _tunes_elsewhere(connection, request.workspace_id, strategy, shelf)
+    if elsewhere and request.symbol:
+        raise BadArgumentError(elsewhere)
     found = [
         _look_at(connection, request.workspace_id, list(group), shelf, dry_run=dry_run)
         for _, group in groupby(tunes, attrgetter("strategy_id", "symbol", "timeframe"))
@@ -100,21 +101,23 @@ def _report(
         told=told,
         untold=untold,
         notes=shelf.notes,
+        **({"nothing": elsewhere} if elsewhere else {}),
     )
 
 
-def _refuse_unknown_series(
+def _tunes_elsewhere(
     connection: Connection, workspace_id: UUID, strategy: str | None, shelf: PriceShelf
-) -> None:
-    """Raise, if there are tunes of other symbols or bars than those asked for."""
+) -> str:
+    """Return of which other symbols or bars there are tunes than those asked for; empty where of none."""
     others = drift_events.training_tunes(connection, workspace_id, strategy_id=strategy, symbol=None)
     named = sorted({f"{it.symbol} {it.timeframe}" for it in others if it.symbol})
-    if named:
-        wanted = [f"symbol {shelf.only_symbol!r}"] if shelf.only_symbol else []
-        wanted += [f"{shelf.only_timeframe} bars"] if shelf.only_timeframe else []
-        listed = ", ".join(map(printable, named[:_LISTED_SERIES]))
-        rest = f" and {len(named) - _LISTED_SERIES} more" if len(named) > _LISTED_SERIES else ""
-        raise BadArgumentError(f"No attributed tune of {' and '.join(wanted)}; there are {listed}{rest}.")
+    if not named:
+        return ""
+    wanted = [f"symbol {shelf.only_symbol!r}"] if shelf.only_symbol else []
+    wanted += [f"{shelf.only_timeframe} bars"] if shelf.only_timeframe else []
+    listed = ", ".join(map(printable, named[:_LISTED_SERIES]))
+    rest = f" and {len(named) - _LISTED_SERIES} more" if len(named) > _LISTED_SERIES else ""
+    return f"No attributed tune of {' and '.join(wanted)}; there are {listed}{rest}."
 
 
 # --- One series --------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ class DriftReport:
     """All series looked at, those skipped, and who was told of what.
 
     `told` are sentences of events that reached a receiver, `untold` says why telling failed; `notes` is
-    what else to know.
+    what else to know, and `nothing` is said where there was no series to look at.
     """
 
     workspace_id: UUID
@@ -83,6 +83,7 @@ class DriftReport:
     told: list[str]
     untold: list[str]
     notes: list[str]
+    nothing: str = "No attributed tune to look at. Run: kb-pipeline backfill-attribution"
 
     @property
     def alarms(self) -> list[DriftEvaluation]:
@@ -102,14 +103,16 @@ class DriftReport:
             "skipped": [asdict(it) for it in self.skipped],
             "told": self.told,
             "untold": self.untold,
-            "notes": self.notes,
+            "notes": self._remarks(),
         }
+
+    def _remarks(self) -> list[str]:
+        return self.notes if self.evaluations or self.skipped else [self.nothing, *self.notes]
 
     def to_text(self) -> str:
         """Return everything for people: a table, a sentence for each alarm, what was skipped."""
         if not self.evaluations and not self.skipped:
-            nothing = "No attributed tune to look at. Run: kb-pipeline backfill-attribution"
-            return "\n".join([nothing, *map(printable, self.notes)])
+            return "\n".join(map(printable, self._remarks()))
         new = sum(it.is_new_event for it in self.evaluations)
         kept = "nothing kept (dry run)" if self.dry_run else f"new events {new}"
         lines = [table(_HEADER, [_cells(it) for it in self.evaluations])] if self.evaluations else []
@@ -123,7 +126,7 @@ class DriftReport:
                 for it in self.skipped
             ]
             lines += ["", "Skipped", table(("strategy", "symbol", "bars", "reason", "why"), rows)]
-        return "\n".join([*lines, *map(printable, self.notes)]).lstrip("\n")
+        return "\n".join([*lines, *map(printable, self._remarks())]).lstrip("\n")
 
 
 def _cells(evaluation: DriftEvaluation) -> tuple[str, ...]:

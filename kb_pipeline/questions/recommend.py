@@ -18,6 +18,7 @@ from kb_pipeline.questions.recommendation import Recommendation
 from kb_pipeline.questions.subject import Subject, strategy_of, subject_of
 from kb_pipeline.questions.tiers import Walk
 from kb_pipeline.questions.vectors import Progress, Scales, pack_changes
+from kb_pipeline.questions.words import NOTHING_ATTRIBUTED
 from kb_pipeline.rules import MIN_SAMPLES, RECOMMENDED_CANDIDATES, REGIME_SCHEMA_VERSION, TIERS
 from kb_pipeline.storage import recommend_events
 from kb_pipeline.storage.postgres import Connection
@@ -144,6 +145,8 @@ def _answer(
         answer.suggestions.extend(
             suggestions(connection, request.workspace_id, choice.group, subject.regime_key, everything)
         )
+    if not (answer.candidates or recommend_events.score_groups(connection, request.workspace_id)):
+        answer.warnings.append(NOTHING_ATTRIBUTED)
     return answer
 
 

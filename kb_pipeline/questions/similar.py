@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from kb_pipeline.domain.matching import Contribution, contributions_text
+from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.plain_text import printable
 from kb_pipeline.questions import vectors
 from kb_pipeline.questions.subject import subject_of
@@ -114,6 +115,8 @@ def similar(
         BadArgumentError: Not exactly one of a run and a file was given, or one is unknown.
         OhlcvFileError: The price file is refused.
     """
+    if (run_id is None) == (ohlcv_file is None):
+        raise BadArgumentError("Give exactly one of --run and --ohlcv-file to ask about.")
     require_workspace(connection, workspace_id)
     subject = subject_of(connection, workspace_id, run_id=run_id, ohlcv_file=ohlcv_file, timeframe=timeframe)
     if rebuild:

@@ -70,7 +70,7 @@ def subject_of(
         OhlcvFileError: The price file is refused.
     """
     if sum(it is not None for it in (regime_key, snapshot, run_id, ohlcv_file)) != 1:
-        raise BadArgumentError("Give exactly one of a regime key, a run and a price file to ask about.")
+        raise BadArgumentError("Give exactly one of --regime-key, --run and --ohlcv-file to ask about.")
     if run_id is not None:
         return _of_run(connection, workspace_id, run_id)
     if ohlcv_file is not None:

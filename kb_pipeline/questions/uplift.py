@@ -105,4 +105,10 @@ def _number(value: float | None) -> str:
 
 
 def _interval(it: MedianInterval) -> str:
-    return "none" if it.low is None or it.high is None else f"{it.low:+.2f} to {it.high:+.2f}"
+    return "none" if it.low is None or it.high is None else f"{_end(it.low)} to {_end(it.high)}"
+
+
+def _end(value: float) -> str:
+    """Return an end of an interval with as many digits as show on which side of 0 it lies."""
+    digits = next((digits for digits in (2, 3, 4, 5) if value == 0 or round(value, digits)), 6)
+    return f"{value:+.{digits}f}"

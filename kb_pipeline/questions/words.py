@@ -7,6 +7,10 @@ from typing import Any, Final
 
 from kb_pipeline.plain_text import printable
 
+NOTHING_ATTRIBUTED: Final = (
+    "No tune of this workspace has a regime yet. Run: kb-pipeline backfill-attribution"
+)
+
 
 def params_of(text: str | None) -> Any:
     """Return stored parameters, None where there are none or where they cannot be read.

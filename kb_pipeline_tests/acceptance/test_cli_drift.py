@@ -48,7 +48,6 @@ def test_json_tells_the_same_and_a_dry_run_keeps_nothing(
     [
         (("--strategy", "none"), "There is no strategy 'none'"),
         (("--symbol", "nope"), "No attributed tune of symbol 'NOPE'; there are AAA 1d."),
-        (("--timeframe", "1h"), "No attributed tune of 1h bars; there are AAA 1d."),
         (("--ohlcv-file", "/nowhere/AAA_1d.csv"), "/nowhere/AAA_1d.csv"),
         (("--timeframe", "2d"), "Invalid value for '--timeframe'"),
         (("--symbol", "A\nB"), "control characters"),

@@ -132,13 +132,13 @@ REFUSED: list[tuple[tuple[object, ...], str]] = [
     (("best", "--regime-key", ESCAPE), "found the regime key"),
     (("best", "--trend", "up", "--vol", "_"), "found the trend 'up'"),
     (("recommend", "--strategy", "s"), "There is no strategy 's'"),
-    (("recommend", "--strategy", "trend_following"), "exactly one of"),
+    (("recommend", "--strategy", "trend_following"), "exactly one of --regime-key, --run and --ohlcv-file"),
     (("recommend", "--strategy", "trend_following", "--run", ANY_ID), "There is no run"),
     (("recommend", "--strategy", "trend_following", "--ohlcv-file", "/nowhere.csv"), "/nowhere.csv"),
     (("recommend", "--strategy", ESCAPE, "--regime-key", KEY), "There is no strategy"),
     (("recommend", "--strategy", "s", "--k", 0), "--k"),
     (("recommend", "--strategy", "s", "--min-samples", "many"), "--min-samples"),
-    (("similar",), "exactly one of"),
+    (("similar",), "exactly one of --run and --ohlcv-file"),
     (("similar", "--run", ANY_ID), "There is no run"),
 ]
 

@@ -282,8 +282,11 @@ def test_a_strategy_a_symbol_and_a_timeframe_may_be_chosen(
     assert series() == [("reversal", "AAA"), ("reversal", "CCC"), ("trend_following", "AAA")]
     assert series(strategy="reversal") == [("reversal", "AAA"), ("reversal", "CCC")]
     assert series(symbol="ccc") == [("reversal", "CCC")]
-    with pytest.raises(BadArgumentError, match="No attributed tune of 1h bars; there are AAA 1d, CCC 1d"):
-        series(timeframe="1h")
+    assert series(timeframe="1h") == []
+    said = "No attributed tune of 1h bars; there are AAA 1d, CCC 1d."
+    assert ask(dry_run=True, timeframe="1h").to_text() == said
+    with pytest.raises(BadArgumentError, match="of symbol 'BBB'; there are AAA 1d, CCC 1d"):
+        series(symbol="bbb")
     with pytest.raises(BadArgumentError, match="no strategy 'none'"):
         ask(strategy="none")
 

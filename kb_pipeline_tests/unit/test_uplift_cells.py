@@ -8,12 +8,22 @@ Each symbol likes some sets better than others, by a deviation that its tunes sh
 of 0.5.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from kb_pipeline.domain.uplift import Trials, Tunes, Uplifts, measure_uplifts
-from kb_pipeline.domain.uplift_cells import CellName, UpliftCell, UpliftReport, UpliftScope, sum_up
+from kb_pipeline.domain.uplift_cells import (
+    CellName,
+    MedianInterval,
+    UpliftCell,
+    UpliftReport,
+    UpliftScope,
+    sum_up,
+)
+from kb_pipeline.questions.uplift import cell_words
 
 Integers = npt.NDArray[np.int64]
 
@@ -48,6 +58,22 @@ def _uplifts(*values: float, **columns: list[float]) -> Uplifts:
 
 def _cell(uplifts: Uplifts, symbols: list[int]) -> UpliftCell:
     return sum_up(NAME, uplifts, np.arange(len(symbols)), np.array(symbols))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (0.0019, 0.0904, "+0.002 to +0.09"),
+        (-0.0951, -0.00004, "-0.10 to -0.00004"),
+        (-1e-9, 0.0, "-0.000000 to +0.00"),
+    ],
+)
+def test_an_end_of_an_interval_shows_on_which_side_of_zero_it_lies(
+    low: float, high: float, shown: str
+) -> None:
+    cell = _cell(_uplifts(0.5, 0.25), [1, 2])
+    beside_zero = replace(cell, uplift=MedianInterval(n=5, median=0.05, low=low, high=high))
+    assert cell_words(beside_zero)["95 % interval"] == shown
 
 
 # --- By hand -------------------------------------------------------------------------------------
