@@ -78,6 +78,9 @@ class OhlcvFileError(KbPipelineError):
 class DatabaseError(KbPipelineError):
     """The database cannot be reached, or is not what the pipeline needs."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message.replace("\t", "    "))  # libpq's own words are indented by tabs
+
 
 class NoDatabaseError(DatabaseError):
     """No database was ever made where the embedded one would lie."""

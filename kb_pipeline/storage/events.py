@@ -16,6 +16,10 @@ VARIABLE: Final = "KB_LOG"
 """A file to append to, or - for stderr; without it nothing is written."""
 
 
+_given_up: Final[set[str]] = set()
+"""Logs that could not be written to the last time, of which a word was said then."""
+
+
 class Event(StrEnum):
     """All that is ever told. A reader may rely on the list and on `at`, `event` and `pid` in each line."""
 
@@ -42,8 +46,12 @@ def tell(event: Event, **facts: object) -> None:
     line = json.dumps({"at": at, "event": event, "pid": os.getpid(), **facts}, default=str) + "\n"
     try:
         _append(where, line)
+        _given_up.discard(where)
     except OSError as error:
-        sys.stderr.write(f"{VARIABLE}: {event} could not be written: {error.strerror}\n")
+        if where not in _given_up:
+            _given_up.add(where)
+            found = f"{event} could not be written: {error.strerror}"
+            sys.stderr.write(f"{VARIABLE}: {found}. Those after it may be lost too; the work goes on.\n")
 
 
 def _append(where: str, line: str) -> None:
