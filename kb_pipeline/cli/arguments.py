@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import click
 
@@ -66,6 +67,19 @@ class Symbol(click.ParamType[str]):
         if not symbol.strip() or not symbol.isprintable():
             self.fail(f"{symbol!r} is empty or holds control characters.", param, ctx)
         return symbol
+
+
+class Zone(click.ParamType[str]):
+    """The name of a time zone."""
+
+    name = "ZONE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or say that there is no such zone."""
+        try:
+            return ZoneInfo(value).key
+        except (ValueError, OSError, KeyError):
+            self.fail(f"found the time zone {value!a}, needed a name such as America/New_York.", param, ctx)
 
 
 class Fraction(click.FloatRange):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -9,21 +10,29 @@ from uuid import UUID
 import click
 
 from kb_pipeline import rules
-from kb_pipeline.cli.arguments import Fraction, Symbol, Workspace, backfill_options
+from kb_pipeline.cli.arguments import Fraction, Symbol, Workspace, Zone, backfill_options
 from kb_pipeline.cli.running import finish, say, session, watching
+
+
+def _gate_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--require-metrics", is_flag=True, help="Skip runs with an absent metric."),
+        click.option("--require-regime", is_flag=True, help="Reject runs without an out-of-sample regime."),
+        click.option(
+            "--experiment-type",
+            type=click.Choice([str(member) for member in rules.ExperimentType]),
+            default=str(rules.ExperimentType.SWEEP),
+            show_default=True,
+            help="Type of runs whose summary names none.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()
 @backfill_options(rules.CANDIDACY_LIMIT_ROWS, "runs")
-@click.option(
-    "--experiment-type",
-    type=click.Choice([str(member) for member in rules.ExperimentType]),
-    default=str(rules.ExperimentType.SWEEP),
-    show_default=True,
-    help="Type of runs whose summary names none.",
-)
-@click.option("--require-regime", is_flag=True, help="Reject runs without an out-of-sample regime.")
-@click.option("--require-metrics", is_flag=True, help="Skip runs with an absent metric.")
+@_gate_options
 def backfill_candidacy(
     as_json: bool, listed: bool, dry_run: bool, experiment_type: str, **arguments: Any
 ) -> None:
@@ -53,7 +62,9 @@ def backfill_candidacy(
     help="Length of the file's bars.",
 )
 @click.option("--calendar", help="Trading calendar: XNYS, 24/7, FX, ...  [default: from symbols.yaml]")
-@click.option("--tz", "timezone", help="Zone of times without an offset in the file.  [default: UTC]")
+@click.option(
+    "--tz", "timezone", type=Zone(), help="Zone of times without an offset in the file.  [default: UTC]"
+)
 @click.option(
     "--min-coverage",
     type=Fraction(),
@@ -100,15 +111,18 @@ def ingest_trials(as_json: bool, listed: bool, dry_run: bool, **arguments: Any) 
 @click.command()
 @click.argument("run_id", type=click.UUID)
 @click.option("--workspace-id", type=Workspace(), help="Look only in this workspace.")
-@click.option("--require-regime", is_flag=True, help="Decide as with backfill-candidacy --require-regime.")
+@_gate_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def explain(run_id: UUID, workspace_id: UUID | None, require_regime: bool, as_json: bool) -> None:
-    """Show why a run is or is not a candidate: inputs, thresholds, decision, who and when."""
+def explain(run_id: UUID, as_json: bool, experiment_type: str, **arguments: Any) -> None:
+    """Show why a run is or is not a candidate: inputs, thresholds, decision, who and when.
+
+    Decided as backfill-candidacy does with these options.
+    """
     from kb_pipeline.backfills.explain import explain_run
 
     with session("explain") as connection:
         explanation = explain_run(
-            connection, run_id, workspace_id=workspace_id, require_regime=require_regime
+            connection, run_id, experiment_type=rules.ExperimentType(experiment_type), **arguments
         )
     say(json.dumps(explanation.to_dict(), indent=2) if as_json else explanation.to_text())
 

@@ -51,7 +51,7 @@ OPTIONS = {
     | {"--ohlcv-file", "--symbol", "--timeframe", "--calendar", "--tz", "--min-coverage"},
     "backfill-attribution": BACKFILL_OPTIONS,
     "ingest-trials": BACKFILL_OPTIONS,
-    "explain": {"--workspace-id", "--require-regime", "--json"},
+    "explain": {"--workspace-id", "--experiment-type", "--require-regime", "--require-metrics", "--json"},
     "demo": set(),
     "db start": set(),
     "db stop": set(),
@@ -130,6 +130,7 @@ REGIME = ("backfill-regime", "--workspace-id", ANY_ID, "--ohlcv-file", AAPL_FILE
         ((*REGIME, "--symbol", ESCAPE), "--symbol", r"'\x1b[31mred'"),
         ((*REGIME, "--timeframe", "1h; drop table x"), "--timeframe", "'1h; drop table x'"),
         ((*REGIME, "--timeframe", ESCAPE), "--timeframe", r"'\x1b[31mred'"),
+        ((*REGIME, "--tz", "Mars"), "--tz", "the time zone 'Mars', needed a name such as"),
         ((*REGIME, "--min-coverage", "1.5"), "--min-coverage", "1.5"),
         ((*REGIME, "--min-coverage", "nan"), "--min-coverage", "nan"),
         (REGIME[:3], "--ohlcv-file", "Missing option"),
@@ -179,6 +180,7 @@ def test_no_error_about_a_database_url_shows_its_password(
     assert (done.returncode, done.stdout) == (exit_code, "")
     assert message in done.stderr
     assert CANARY not in done.stderr
+    assert "\N{REPLACEMENT CHARACTER}" not in done.stderr, "the driver's own lines begin with a tab"
 
 
 @pytest.fixture

@@ -206,12 +206,13 @@ Inputs of the gate
 Thresholds
   require_regime   False
   min_trades       5
-  max_drawdown     0.25
+  max_drawdown     0.25, which is 25 %%; this run had 12.5 %%
   max_overfit_gap  0.3
   min_sharpe       0.1
 
 Decision of the gate today
   verdict  passed_all_gates; left alone, the run is candidate already
+  options  --experiment-type sweep
 
 Regime out of sample
   key                        regime_v1_1|default_v1|uptrend|low_vol|_
@@ -264,6 +265,24 @@ def test_explain_names_the_metric_and_the_gate_that_failed(
     for run_id, verdict in verdicts.items():
         shown = run_here("explain", run_id).stdout
         assert f"  verdict  {verdict}" in shown, shown
+
+
+def test_explain_decides_as_the_backfill_does_with_the_same_options(
+    connection: Connection, workspace: Workspace
+) -> None:
+    run_id = add_run(connection, workspace, summary={"sharpe": 1.2, "trades": 60})
+    for options, verdict in {
+        (): "passed_all_gates",
+        ("--require-metrics",): "missing_metrics",
+        ("--require-regime",): "missing_regime_oos",
+        ("--experiment-type", "manual"): "manual_experiment_excluded",
+    }.items():
+        shown = run_here("explain", run_id, *options).stdout
+        assert (
+            f"  verdict  {verdict}\n  options  --experiment-type {'manual' if len(options) > 1 else 'sweep'}"
+            in shown
+        )
+        assert "  max_drawdown     0.25, which is 25 %\n" in shown, "it names no drawdown of its own"
 
 
 def test_a_run_that_is_not_there_or_not_in_that_workspace_ends_with_2(
