@@ -22,11 +22,11 @@ $(READY): constraints.txt scripts/bootstrap.txt pyproject.toml
 
 env: $(READY)  ## Make the virtual environment with the pinned dependencies.
 
-demo: $(READY)  ## Load the demo workspace and run the main job over real prices.
+demo: $(READY)  ## Load the demo workspace and run every backfill over real prices; the database stays up.
 	@$(BIN)/kb-pipeline db migrate
 	@$(BIN)/kb-pipeline demo
 
-ui: $(READY)  ## Open the asset graph in a browser: web page, daemon and database; Ctrl-C stops them.
+ui: $(READY)  ## Open the asset graph in a browser; Ctrl-C stops web page and daemon, and .venv/bin/kb-pipeline db stop the database.
 	@$(BIN)/python -m kb_pipeline.orchestration.serve
 
 shell: $(READY)  ## Open a shell in which the README's commands work as they are written.

@@ -1,4 +1,4 @@
-"""The demo: load the history that comes with the project and run the main job over it.
+"""The demo: load the history that comes with the project and run every backfill over it.
 
 Everything is done by the same functions the commands call; only the order is this module's own.
 """
@@ -28,10 +28,13 @@ class _Step:
     run: Callable[[bool], BackfillReport]
 
 
-def run_demo(connection: Connection, watch: Watch) -> Generator[str, None, int]:
+def run_demo(
+    connection: Connection, watch: Watch, record: Callable[[list[BackfillReport]], str]
+) -> Generator[str, None, int]:
     """Load the demo workspace, run every backfill dry and for real, and yield what to print.
 
     The tables must be there. Once everything is done, a further call writes nothing and says so.
+    `record` is given the reports of what was written, if anything was, and says what became of them.
     Returns the exit code: that of the first report that is not done, which is also the last one.
     """
     loaded = load_demo(connection, demo_directory())
@@ -39,21 +42,23 @@ def run_demo(connection: Connection, watch: Watch) -> Generator[str, None, int]:
     yield f"Demo workspace {DEMO_WORKSPACE_ID}: " + (f"loaded {new_rows}." if new_rows else "loaded before.")
     if new_rows:
         session.refresh_statistics(connection)
-    written = 0
+    done: list[BackfillReport] = []
     for step in _steps(connection, watch):
         report = step.run(True)
         if report.updated or report.exit_code:
             yield f"\n$ {step.command} --dry-run\n{report.to_text()}"
         if report.updated and not report.exit_code:
             report = step.run(False)
-            written += report.updated
+            done.append(report)
             yield f"\n$ {step.command}\n{report.to_text()}"
         if report.exit_code:
             return report.exit_code
     without_symbol = backtest_runs.count_without_symbol(connection, DEMO_WORKSPACE_ID)
     nothing = "Nothing to do: the demo workspace is loaded and every backfill is complete."
-    yield "\n" + ("Done. --list names the rows under each reason." if written else nothing)
+    yield "\n" + ("Done. --list names the rows under each reason." if done else nothing)
     yield f"{without_symbol} runs name neither symbol nor dates: no price file can give them a regime."
+    if done:
+        yield record(done)
     yield _NEXT_STEPS.format(workspace_id=DEMO_WORKSPACE_ID)
     return ExitCode.DONE
 
@@ -62,6 +67,7 @@ _NEXT_STEPS = """
 What to look at next:
   make ui                     the asset graph, in a browser
   make shell                  a shell in which the commands below work
+  kb-pipeline db stop         stop the embedded Postgres, which goes on until then
   kb-pipeline backfill-candidacy --workspace-id {workspace_id} --dry-run --list
   kb-pipeline explain RUN_ID  why a run is, or is not, a candidate"""
 
@@ -89,11 +95,12 @@ def _steps(connection: Connection, watch: Watch) -> Iterator[_Step]:
 
 def _regime_step(connection: Connection, watch: Watch, path: Path, workspace: str) -> _Step:
     symbol, _, timeframe = path.stem.partition("_")
-    shown = Path(*path.parts[-3:])
+    # As the command below it is typed, so that the reports are the same.
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     # its prices and their calendars lie together, wherever KB_DATA_ROOT says that others are
     request = RegimeRequest(
         workspace_id=DEMO_WORKSPACE_ID,
-        ohlcv_file=path,
+        ohlcv_file=shown,
         symbol=symbol,
         timeframe=timeframe,
         data_root=data_directory(),

@@ -5,7 +5,7 @@ The text form is fixed to the character. Facts beyond it follow after its last l
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -160,6 +160,15 @@ class BackfillReport:
         if self.dry_run:
             numbers["would_update"], numbers["updated"] = self.updated, 0
         return numbers
+
+    @classmethod
+    def from_dict(cls, numbers: Mapping[str, Any]) -> "BackfillReport":
+        """Return the report of a real backfill from what to_dict gave."""
+        own = {it.name: numbers[it.name] for it in fields(cls)}
+        own["kind"] = BackfillKind(own["kind"])
+        own["since"] = datetime.fromisoformat(own["since"]) if own["since"] else None
+        own["ohlcv"] = OhlcvSource(**own["ohlcv"]) if own["ohlcv"] else None
+        return cls(**own)
 
     def listing(self) -> str:
         """Return the first rows under each reason, a line each, and how many there are beside them."""

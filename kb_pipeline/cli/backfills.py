@@ -1,10 +1,11 @@
 """The commands that write knowledge, and the one that explains a decision."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
@@ -12,6 +13,9 @@ import click
 from kb_pipeline import rules
 from kb_pipeline.cli.arguments import Fraction, Symbol, Workspace, Zone, backfill_options
 from kb_pipeline.cli.running import finish, say, session, watching
+
+if TYPE_CHECKING:
+    from kb_pipeline.backfills.report import BackfillReport
 
 
 def _gate_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -129,15 +133,30 @@ def explain(run_id: UUID, as_json: bool, experiment_type: str, **arguments: Any)
 
 @click.command()
 def demo() -> None:
-    """Load the demo workspace and run the main job over it: first as dry run, then for real."""
+    """Load the demo workspace and run every backfill over it: first as dry run, then for real."""
     from kb_pipeline.backfills.demo import run_demo
     from kb_pipeline.storage.demo import demo_directory
 
     demo_directory()  # before a database is made for it
     with session("demo", make=True) as connection, watching(None, "rows") as watch:
-        lines = run_demo(connection, watch)
+        lines = run_demo(connection, watch, _show_on_the_web_page)
         while True:
             try:
                 say(next(lines))
             except StopIteration as end:
                 sys.exit(end.value)
+
+
+def _show_on_the_web_page(reports: "list[BackfillReport]") -> str:
+    # A process of its own: the command line does not know Dagster.
+    told = subprocess.run(
+        [sys.executable, "-m", "kb_pipeline.orchestration.told"],
+        input="".join(json.dumps(report.to_dict()) + "\n" for report in reports),
+        text=True,
+        check=False,
+    )
+    if told.returncode:
+        return (
+            "The web page was not told of these backfills, for the reason above; they are done all the same."
+        )
+    return f"The web page has these {len(reports)} reports at their partitions. No run of Dagster made them."

@@ -1,5 +1,6 @@
 """Assets, jobs and checks run in process over a real database and real files."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,15 @@ import dagster as dg
 import pytest
 
 from kb_pipeline.backfills.attribution import AttributionRequest, backfill_attribution
+from kb_pipeline.backfills.candidacy import CandidacyRequest, backfill_candidacy
+from kb_pipeline.backfills.regime import RegimeRequest, backfill_regime
+from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.definitions import build_definitions
 from kb_pipeline.orchestration import runs
 from kb_pipeline.orchestration.executor import Execution
 from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES
 from kb_pipeline.orchestration.resources import Database, Prices
+from kb_pipeline.orchestration.told import tell
 from kb_pipeline.rules import BackfillKind
 from kb_pipeline.storage.locks import writer_lock
 from kb_pipeline.storage.postgres import Connection, connect
@@ -149,6 +154,33 @@ def test_a_whole_workspace_is_one_run_with_two_events_a_pair(
     kinds = [it.dagster_event.event_type_value for it in events if it.dagster_event]
     assert kinds.count("ASSET_MATERIALIZATION") == 2
     assert kinds.count("ASSET_MATERIALIZATION_PLANNED") <= 2
+
+
+def test_what_was_done_without_dagster_is_told_as_a_run_would_have_recorded_it(
+    connection: Connection, workspace: Workspace, prices: Prices, instance: dg.DagsterInstance
+) -> None:
+    add_run(connection, workspace, dataset_meta={"symbol": "AAA", **WINDOW}, summary={"sharpe": 1.2})
+    pairs = RegimeRequest(
+        workspace_id=workspace.id,
+        ohlcv_file=prices.root / "ohlcv" / "AAA_1d.csv",
+        symbol="AAA",
+        data_root=prices.root,
+    )
+    done = [
+        backfill_regime(connection, pairs, dry_run=False),
+        backfill_candidacy(connection, CandidacyRequest(workspace_id=workspace.id), dry_run=False),
+    ]
+    # Between two processes they are JSON.
+    received = [BackfillReport.from_dict(json.loads(json.dumps(report.to_dict()))) for report in done]
+    assert received == done
+    tell(instance, Database(), received)
+    assert _materialized(instance, "regime_snapshots") == {"AAA|quant"}
+    (event,) = instance.fetch_materializations(dg.AssetKey("candidacy_decisions"), limit=9).records
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.partition == "quant"
+    shown = event.asset_materialization.metadata
+    assert (shown["scanned"].value, shown["skipped"].value) == (1, 1)
+    assert "insufficient_oos_trades:  1" in str(shown["report"].value)
 
 
 def test_a_run_handed_fewer_partitions_than_asked_for_fails_loudly(
