@@ -23,6 +23,8 @@ from kb_pipeline_tests.conftest import CopyOf
 
 CANARY = "kanarienvogel"
 DAGSTER_DATABASE = "commands_dagster"
+ENVIRONMENT = 'eval "$(.venv/bin/python -m kb_pipeline.orchestration.instance)"'
+"""How the documents say Dagster's commands get their variables outside `make shell`."""
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 
@@ -130,9 +132,11 @@ def test_a_file_of_settings_names_the_module_too_and_a_failure_is_an_exit_code(
     settings, config = tmp_path / ".env", tmp_path / "nowhere.yaml"
     settings.write_text((ROOT / ".env.example").read_text().replace("#DAGSTER_MODULE", "DAGSTER_MODULE"))
     config.write_text("ops: {candidacy: {config: {workspaces: [nowhere]}}}")
+    the_rest = ENVIRONMENT.replace(".venv/bin/", "")
+    # As the file's first lines say, in a shell that knows no more of Dagster than where tests may work.
     done = _run(
-        f"set -a; . {settings}; set +a; dagster job execute -j backfill_candidacy -c {config}",
-        {name: value for name, value in environment.items() if "MODULE" not in name},
+        f"set -a; . {settings}; set +a; {the_rest}; dagster job execute -j backfill_candidacy -c {config}",
+        {name: value for name, value in environment.items() if not name.startswith("DAGSTER")},
     )
     assert done.returncode == 1
     assert "There is no workspace 'nowhere'" in done.stdout + done.stderr
@@ -184,12 +188,18 @@ def test_every_example_fits_the_job_it_names(example: Path) -> None:
     text = example.read_text()
     (named,) = set(re.findall(r"-j (\w+) -c examples/(\w+\.yaml)", text))
     assert named[1] == example.name
+    assert ENVIRONMENT in text
     assert dg.validate_run_config(defs.resolve_job_def(named[0]), yaml.safe_load(text))
 
 
 def test_every_job_has_an_example() -> None:
     named = {re.findall(r"-j (\w+) ", path.read_text())[0] for path in EXAMPLES}
     assert named == {job.name for job in defs.jobs or ()}
+
+
+def test_the_documents_say_what_sets_dagster_s_variables_outside_the_shell() -> None:
+    for document in ("README.md", ".env.example", "docs/asset-graph.md"):
+        assert ENVIRONMENT in (ROOT / document).read_text(), document
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/asset-graph.md", "docs/dagster-for-researchers.md"])
