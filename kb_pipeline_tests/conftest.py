@@ -32,6 +32,7 @@ from kb_pipeline.storage.postgres import (
     connect,
     ensure_database,
 )
+from kb_pipeline.storage.session import refresh_statistics
 from kb_pipeline.storage.urls import parse_database_url
 
 # Hundreds of processes are started, and each would compile anew all it imports.
@@ -163,10 +164,11 @@ def copy_of(server: str) -> Iterator[CopyOf]:
 
 @pytest.fixture(scope="session")
 def demo_template(copy_of: CopyOf, migrated_template: str) -> Iterator[str]:
-    """Return the name of a migrated database with the demo history; copied, never connected to."""
+    """Return the name of a database with the demo as `kb-pipeline demo` loads it; copied, never connected to."""
     with copy_of(migrated_template) as url:
         with connect(url) as connection:
             load_demo(connection, DEMO)
+            refresh_statistics(connection)
         yield parse_database_url(url).database
 
 

@@ -19,7 +19,6 @@ from kb_pipeline.questions.recommend import RecommendRequest, recommend
 from kb_pipeline.rules import MAX_DASHBOARD_BYTES
 from kb_pipeline.storage.demo import DEMO_WORKSPACE_ID
 from kb_pipeline.storage.postgres import Connection, connect
-from kb_pipeline.storage.session import refresh_statistics
 from kb_pipeline_tests.acceptance import browser as chromium
 from kb_pipeline_tests.acceptance.commands import PROJECT
 from kb_pipeline_tests.builders import FLAT_KEY
@@ -45,7 +44,6 @@ def _browser_is_there() -> None:
 def page(copy_of: CopyOf, demo_template: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the page of the demo and of what was learned from it."""
     with copy_of(demo_template) as url, connect(url) as connection:
-        refresh_statistics(connection)
         backfill_attribution(connection, AttributionRequest(workspace_id=DEMO_WORKSPACE_ID), dry_run=False)
         some = TrialsRequest(workspace_id=DEMO_WORKSPACE_ID, limit=2_000)
         ingest_trials(connection, some, dry_run=False)
