@@ -164,7 +164,7 @@ def copy_of(server: str) -> Iterator[CopyOf]:
 
 @pytest.fixture(scope="session")
 def demo_template(copy_of: CopyOf, migrated_template: str) -> Iterator[str]:
-    """Return the name of a database with the demo as `kb-pipeline demo` loads it; copied, never connected to."""
+    """Return the name of a database with the demo history as the demo loads it; it is only copied."""
     with copy_of(migrated_template) as url:
         with connect(url) as connection:
             load_demo(connection, DEMO)

@@ -50,10 +50,11 @@ def stop_serving(process: "subprocess.Popen[str]", number: signal.Signals, *, pr
     process.stdout.close()
     assert process.wait(40) == 0
     assert len(started) >= processes
-    assert [it for it in started if _is_left(it)] == []
+    assert [it for it in started if is_left(it)] == []
 
 
-def _is_left(process: psutil.Process) -> bool:
+def is_left(process: psutil.Process) -> bool:
+    """Tell whether a process runs; one that has ended may still wait for its parent to ask."""
     # One may end between the two questions.
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

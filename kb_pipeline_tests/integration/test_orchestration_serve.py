@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from kb_pipeline.orchestration import serve
+from kb_pipeline_tests.acceptance.served import is_left, wait_until
 
 
 def test_a_process_that_ignores_every_request_is_ended_with_all_it_started(
@@ -25,8 +26,7 @@ def test_a_process_that_ignores_every_request_is_ended_with_all_it_started(
     left = psutil.Process(int(child.read_text()))
     serve.stop(served)
     assert served.returncode == -signal.SIGKILL
-    psutil.wait_procs([left], timeout=5)
-    assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
+    wait_until(lambda: not is_left(left), "the child to end", 5, every=0.01)
 
 
 def test_the_first_port_that_nobody_listens_on_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
