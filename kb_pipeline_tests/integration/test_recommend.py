@@ -266,10 +266,7 @@ def test_a_thin_regime_is_said_where_other_tiers_made_up_for_it(
 def test_nothing_known_is_an_answer_too(connection: Connection, workspace: Workspace) -> None:
     answer = _ask(connection, workspace, snapshot=RegimeSnapshot.from_dict(snapshot(ASKED)))
     assert (answer.candidates, answer.tier_used, answer.confidence) == ([], "none", None)
-    assert answer.warnings == [
-        "0 candidates in all tiers, fewer than the 5 asked for.",
-        "No tune of this workspace has a regime yet. Run: kb-pipeline backfill-attribution",
-    ]
+    assert "fewer than the 5 asked for. No tune of this workspace has a regime" in " ".join(answer.warnings)
     assert "found: exact 0" in answer.to_text()
 
 
