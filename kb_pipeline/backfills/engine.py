@@ -269,7 +269,8 @@ def _dry_run(
             watch.progress(tally.scanned)
             if watch.stop():
                 break
-    tally.interrupted, tally.limit_reached = watch.stop(), scope.limit_reached
+    tally.limit_reached = scope.limit_reached
+    tally.interrupted = watch.stop()
     if not tally.interrupted:
         conclude(tally)
     tally.check_conservation()
