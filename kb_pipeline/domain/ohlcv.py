@@ -40,15 +40,17 @@ class RowRule(NamedTuple):
     reason: str
     column: str
     needed: str
+    beside: tuple[str, ...]
     holds: Callable[[Columns], Values]
 
 
 class Violation(NamedTuple):
-    """One rule broken by the rows at these positions."""
+    """One rule broken by the rows at these positions; `beside` are the columns it is held against."""
 
     reason: str
     column: str
     needed: str
+    beside: tuple[str, ...]
     positions: npt.NDArray[np.int64]
 
 
@@ -85,9 +87,13 @@ VALUE_RULES: Final = (
 """NaN breaks the first rule only, so that one bad value is one failure."""
 
 ROW_RULES: Final = (
-    RowRule("ohlc_inconsistent", "open", "an open between low and high", _lies_between("open")),
-    RowRule("ohlc_inconsistent", "high", "a high not below the low", _high_is_not_below_low),
-    RowRule("ohlc_inconsistent", "close", "a close between low and high", _lies_between("close")),
+    RowRule(
+        "ohlc_inconsistent", "open", "an open between low and high", ("low", "high"), _lies_between("open")
+    ),
+    RowRule("ohlc_inconsistent", "high", "a high not below the low", ("low",), _high_is_not_below_low),
+    RowRule(
+        "ohlc_inconsistent", "close", "a close between low and high", ("low", "high"), _lies_between("close")
+    ),
 )
 
 
@@ -97,15 +103,17 @@ def violations(columns: Mapping[str, npt.NDArray[np.float64]]) -> list[Violation
     Arrays and not a frame: asked of forty thousand rows at a time, pandas took most of it.
     """
     broken = [
-        (rule.reason, column, rule.needed, ~rule.holds(columns[column]))
+        (rule.reason, column, rule.needed, (), ~rule.holds(columns[column]))
         for rule in VALUE_RULES
         for column in rule.columns
         if column in columns
     ]
-    broken += [(rule.reason, rule.column, rule.needed, ~rule.holds(columns)) for rule in ROW_RULES]
+    broken += [
+        (rule.reason, rule.column, rule.needed, rule.beside, ~rule.holds(columns)) for rule in ROW_RULES
+    ]
     return [
-        Violation(reason, column, needed, np.flatnonzero(mask))
-        for reason, column, needed, mask in broken
+        Violation(reason, column, needed, beside, np.flatnonzero(mask))
+        for reason, column, needed, beside, mask in broken
         if mask.any()
     ]
 

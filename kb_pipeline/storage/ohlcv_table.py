@@ -134,7 +134,9 @@ def _refuse_missing(path: Path, names: Sequence[str], missing: list[str]) -> Non
     if not missing:
         return
     found = ", ".join(shown(name.strip()) for name in names[:12]) + (", ..." if len(names) > 12 else "")
-    wanted = ", ".join(f"{role} (or {', '.join(_ALIASES[role][1:])})" for role in missing)
+    wanted = ", ".join(
+        f"{role} (or {', '.join(it for it in _ALIASES[role] if it != role)})" for role in missing
+    )
     raise refuse(
         path, Refusal.MISSING_COLUMNS, f"found the columns {found}; needed also {wanted}. Name the columns so"
     )
@@ -351,12 +353,13 @@ def _bad_cells(table: Table, role: str, bad: list[BadCell]) -> _Part:
 
 
 def _breach(table: Table, rows: Times, found: ohlcv.Violation) -> _Part:
-    first = rows[found.positions[: rules.MAX_FILE_ERRORS_LISTED]].tolist()
-    cells = table.cells[found.column]
-    return _Part(
-        len(found.positions),
-        [_failure(table, row, found.column, found.reason, str(cells[row]), found.needed) for row in first],
-    )
+    failures = []
+    for row in rows[found.positions[: rules.MAX_FILE_ERRORS_LISTED]].tolist():
+        cells = {role: str(table.cells[role][row]) for role in (found.column, *found.beside)}
+        beside = ", ".join(f"{role} {shown(cells[role])}" for role in found.beside)
+        needed = f"{found.needed} ({beside})" if beside else found.needed
+        failures.append(_failure(table, row, found.column, found.reason, cells[found.column], needed))
+    return _Part(len(found.positions), failures)
 
 
 def _failure(table: Table, row: int, role: str, reason: str, found: str, needed: str) -> Failure:

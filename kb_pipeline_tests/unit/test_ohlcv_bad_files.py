@@ -184,6 +184,24 @@ def test_a_built_file_is_refused(
     assert not (tmp_path / "unpickled").exists()
 
 
+def test_a_row_that_contradicts_itself_shows_the_cells_it_is_held_against(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(
+        "date,open,high,low,close\n2024-01-01,1,4.1,99999,1\n2024-01-02,9,3,1,2\n", encoding="utf-8"
+    )
+    assert refusal(path).failures == [
+        f"{path}:2:3 high: found '4.1', needed a high not below the low (low '99999')",
+        f"{path}:3:2 open: found '9', needed an open between low and high (low '1', high '3')",
+    ]
+
+
+def test_a_missing_column_is_named_with_each_other_name_it_may_have(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("2024-01-01,1,2,0.5,1.5\n", encoding="utf-8")
+    wanted = "needed also time (or timestamp, datetime, date, ts), open (or o), high (or h), "
+    assert wanted in str(refusal(path))
+
+
 def test_what_cannot_be_a_price_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.csv"
     os.mkfifo(pipe)
