@@ -1,6 +1,8 @@
 """What a materialization or a dry run shows in the UI, made from a backfill's report."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +22,38 @@ SHOWN_IDS: Final = 3
 
 SHOWN_ROWS: Final = 100
 """Rows of a table in the event log; the counts beside it are complete."""
+
+
+SAID_PARTITIONS: Final = 20
+"""Partitions named in what a step logs; the page lists all."""
+
+_COUNTS: Final = {
+    "dagster/row_count": "bars",
+    "scanned": "scanned",
+    "updated": "updated",
+    "skipped": "skipped",
+    "known": "with known uplift",
+}
+"""The numbers a line has room for, and their words."""
+
+
+def counted(metadata: Mapping[str, Any]) -> str:
+    """Return the counts of a partition in a few words: `135 scanned, 105 updated, 30 skipped`."""
+    return ", ".join(f"{metadata[name]} {word}" for name, word in _COUNTS.items() if name in metadata)
+
+
+def step_lines(asset: str, done: Mapping[str, Metadata], *, named: bool) -> str:
+    """Return what a step did, all its partitions together; where wanted, the first of them a line each."""
+    if len(done) == 1:
+        return "".join(f"{asset}, {key}: {counted(metadata)}" for key, metadata in done.items())
+    total: Counter[str] = Counter()
+    for metadata in done.values():
+        total.update({name: metadata[name] for name in _COUNTS if name in metadata})
+    lines = [f"{asset}, {len(done)} partitions: {counted(total)}"]
+    if named:
+        lines += [f"{key}: {counted(done[key])}" for key in islice(done, SAID_PARTITIONS)]
+        lines += [f"... and {len(done) - SAID_PARTITIONS} more"] if len(done) > SAID_PARTITIONS else []
+    return "\n".join(lines)
 
 
 def report_metadata(workspace: Workspace, report: BackfillReport, *, plotted: bool = False) -> Metadata:

@@ -14,7 +14,7 @@ import psycopg
 from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
 
 from kb_pipeline.errors import AlreadyRunningError, ConflictsRemainError, DatabaseError, KbPipelineError
-from kb_pipeline.orchestration.metadata import Metadata, table
+from kb_pipeline.orchestration.metadata import Metadata, counted, step_lines, table
 from kb_pipeline.orchestration.partitions import asked_keys
 from kb_pipeline.orchestration.plots import PLOTTED_PARTITIONS
 from kb_pipeline.orchestration.resources import Database, Prices, sync_partitions
@@ -94,6 +94,10 @@ def _work_through(context: Context, step: Step, keys: Sequence[str], work: Work)
         except KbPipelineError as error:
             failed[key] = error
             context.log.error(f"{key}: {error}")  # noqa: TRY400 - the message says it all
+    if done:
+        # Once for all: each call is a row of the event log. What an op records names its partition itself.
+        named = isinstance(context, dg.AssetExecutionContext)
+        context.log.info(step_lines(step.asset, done, named=named))
     if failed:
         record(context, step, done)
         worth_it = [error for error in failed.values() if worth_retrying(error)]
@@ -134,7 +138,9 @@ def record(context: Context, step: Step, done: Mapping[str, Metadata]) -> None:
     for number, (key, metadata) in enumerate(done.items()):
         told = DagsterEvent.asset_materialization(
             op.get_step_execution_context(),
-            dg.AssetMaterialization(step.asset, partition=key, metadata=metadata),
+            dg.AssetMaterialization(
+                step.asset, partition=key, metadata=metadata, description=f"{key}: {counted(metadata)}"
+            ),
             DagsterEventBatchMetadata(batch, is_end=number == last),
         )
         op._events.append(told)

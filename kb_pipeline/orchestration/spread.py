@@ -13,7 +13,7 @@ import dagster as dg
 
 from kb_pipeline.errors import KbPipelineError
 from kb_pipeline.orchestration.executor import DEFAULT_PART_ROWS, PART_ROWS_VARIABLE, positive
-from kb_pipeline.orchestration.metadata import Metadata, table
+from kb_pipeline.orchestration.metadata import Metadata, step_lines, table
 from kb_pipeline.orchestration.partitions import split_pair
 from kb_pipeline.orchestration.resources import Database, Prices
 from kb_pipeline.orchestration.runs import named_failures, prepare, record, worth_retrying
@@ -178,12 +178,11 @@ def _sum_up(context: dg.OpExecutionContext, step: Step, name: str, database: Dat
     of_key: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         of_key.setdefault(outcome.key, []).append(outcome)
-    shared = {
-        key: _summed(parts)
-        for key, parts in of_key.items()
-        if len(parts) > 1 and all(part.done for part in parts)
-    }
-    record(context, step, shared)
+    whole = {key: _summed(parts) for key, parts in of_key.items() if all(part.done for part in parts)}
+    if whole:
+        context.log.info(step_lines(step.asset, whole, named=False))
+    # A partition of one part was recorded by whoever did it, with all there is to show.
+    record(context, step, {key: summed for key, summed in whole.items() if len(of_key[key]) > 1})
     left = [outcome for outcome in outcomes if not outcome.done]
     if left:
         raise dg.Failure(

@@ -15,6 +15,7 @@ from kb_pipeline.backfills.report import BackfillReport
 from kb_pipeline.definitions import build_definitions
 from kb_pipeline.orchestration import runs
 from kb_pipeline.orchestration.executor import Execution
+from kb_pipeline.orchestration.metadata import step_lines
 from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES
 from kb_pipeline.orchestration.resources import Database, Prices
 from kb_pipeline.orchestration.told import tell
@@ -154,6 +155,19 @@ def test_a_whole_workspace_is_one_run_with_two_events_a_pair(
     kinds = [it.dagster_event.event_type_value for it in events if it.dagster_event]
     assert kinds.count("ASSET_MATERIALIZATION") == 2
     assert kinds.count("ASSET_MATERIALIZATION_PLANNED") <= 2
+    # What the step says of all its partitions is one more row.
+    assert [it.user_message for it in events if not it.dagster_event] == [
+        "regime_snapshots, 2 partitions: 1 scanned, 1 updated, 0 skipped\n"
+        "AAA|quant: 1 scanned, 1 updated, 0 skipped\n"
+        "BAD|quant: 0 scanned, 0 updated, 0 skipped"
+    ]
+
+
+def test_a_step_over_many_partitions_names_the_first_of_them() -> None:
+    done = {f"S{number}": {"dagster/row_count": 10, "coverage": 0.5} for number in range(23)}
+    said = step_lines("ohlcv", done, named=True).splitlines()
+    assert said[0] == "ohlcv, 23 partitions: 230 bars"
+    assert said[-2:] == ["S19: 10 bars", "... and 3 more"]
 
 
 def test_what_was_done_without_dagster_is_told_as_a_run_would_have_recorded_it(
@@ -273,8 +287,14 @@ def test_a_job_given_a_partition_goes_through_that_one_and_records_it(
     left = add_run(connection, other, summary={"sharpe": 1.2, "trades": 60})
     config = _named("candidacy", workspaces=["other"])
     tags = {"dagster/partition": "quant"}
-    assert _execute(prices, instance, "backfill_candidacy", run_config=config, tags=tags).success
+    result = _execute(prices, instance, "backfill_candidacy", run_config=config, tags=tags)
+    assert result.success
     assert _materialized(instance, "candidacy_decisions") == {"quant"}
+    said = [it.message for it in instance.all_logs(result.run_id)]
+    assert "quant: 1 scanned, 1 updated, 0 skipped" in said, (
+        "the line of the event, instead of its asset's name"
+    )
+    assert "candidacy_decisions, quant: 1 scanned, 1 updated, 0 skipped" in said
     assert column(connection, "backtest_runs", "kb_status", left) == "excluded"
 
 
