@@ -16,7 +16,7 @@ import psycopg
 from kb_pipeline.errors import BadArgumentError, KbPipelineError
 from kb_pipeline.storage import embedded
 from kb_pipeline.storage.orchestration import commit_without_waiting
-from kb_pipeline.storage.paths import kb_home, project_root
+from kb_pipeline.storage.paths import kb_home, shipped
 from kb_pipeline.storage.postgres import connect, database_url, ensure_database
 
 DATABASE: Final = embedded.DAGSTER_DATABASE
@@ -76,19 +76,17 @@ def dagster_database_url() -> str:
 
 
 def _place_settings(home: Path) -> None:
-    candidates = (
-        project_root() / "dagster.yaml",
-        Path(sys.prefix) / "share" / "kb_pipeline" / "dagster.yaml",
-    )
-    source = next((path for path in candidates if path.is_file()), None)
     placed = home / "dagster.yaml"
-    if source is None and not placed.is_file():
-        raise BadArgumentError(f"There is no dagster.yaml in {candidates[0].parent}, which {home} needs.")
+    if placed.is_file():
+        # Linked before, or somebody's own.
+        return
+    source = shipped("dagster.yaml")
+    if not source.is_file():
+        raise BadArgumentError(f"There is no dagster.yaml in {source.parent}, which {home} needs.")
     home.mkdir(parents=True, exist_ok=True)
-    if source is not None and not placed.is_symlink():
-        # A link, so that the settings people read and change are the settings in force.
-        placed.unlink(missing_ok=True)
-        placed.symlink_to(source)
+    # A link, so that the settings people read and change are the settings in force. One may lead nowhere now.
+    placed.unlink(missing_ok=True)
+    placed.symlink_to(source)
 
 
 def main() -> int:

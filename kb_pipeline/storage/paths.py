@@ -32,7 +32,12 @@ def postgres_directory(home: Path | None = None) -> Path:
 
 def migrations_directory() -> Path:
     """Return the directory of the .sql migrations: the checkout's, else the installed wheel's."""
-    return _in_checkout("migrations") or Path(sys.prefix) / "share" / "kb_pipeline" / "migrations"
+    return shipped("migrations")
+
+
+def shipped(name: str) -> Path:
+    """Return a file or directory that comes with the package: the checkout's, else the installed wheel's."""
+    return _in_checkout(name) or Path(sys.prefix) / "share" / "kb_pipeline" / name
 
 
 def data_root() -> Path:
