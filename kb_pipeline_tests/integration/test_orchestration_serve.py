@@ -1,14 +1,16 @@
-"""What `make ui` does about ports and processes."""
+"""What `make ui` does about ports, processes and a second one of its kind."""
 
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from kb_pipeline.orchestration import serve
+from kb_pipeline.orchestration import instance, serve
 from kb_pipeline_tests.acceptance.served import is_left, wait_until
 
 
@@ -31,14 +33,52 @@ def test_a_process_that_ignores_every_request_is_ended_with_all_it_started(
 
 def test_the_first_port_that_nobody_listens_on_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KB_UI_PORT", raising=False)
+    assert serve.candidate_ports() == range(3000, 3100)
     with socket.socket() as taken:
         taken.bind((serve.HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setattr(serve, "FIRST_PORT", port)
-        monkeypatch.setattr(serve, "LAST_PORT", port)
-        with pytest.raises(serve.KbPipelineError, match="Set KB_UI_PORT"):
-            serve.free_port()
-    assert serve.free_port() == port
-    monkeypatch.setenv("KB_UI_PORT", "4321")
-    assert serve.free_port() == 4321
+        monkeypatch.setenv("KB_UI_PORT", str(port))
+        with pytest.raises(serve.KbPipelineError, match=f"Port {port} is taken, .* Set KB_UI_PORT"):
+            serve.free_port(serve.candidate_ports())
+    assert serve.free_port(serve.candidate_ports()) == port
+
+
+@pytest.mark.parametrize("given", ["abc", "80000", "0", "-1", "３０００"])
+def test_what_is_no_port_is_refused_by_name_before_anything_is_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, given: str
+) -> None:
+    monkeypatch.setenv("KB_HOME", str(tmp_path / "kb"))
+    monkeypatch.setenv("KB_UI_PORT", given)
+    with handlers_kept():
+        assert serve.main() == 2
+    assert f"KB_UI_PORT is '{given}'; it must be a whole number from 1 to 65535" in capsys.readouterr().err
+    assert not (tmp_path / "kb").exists()
+
+
+def test_a_second_page_on_the_same_instance_is_told_where_the_first_one_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for variable in (*instance.MODULE_VARIABLES, instance.BATCH_VARIABLE):
+        monkeypatch.setenv(variable, "")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("KB_DAGSTER_DATABASE_URL", "postgresql+psycopg2://nobody@127.0.0.1:1/none")
+    with serve.only_one(tmp_path) as lock:
+        lock.write("http://127.0.0.1:3000 (process 7)\n")
+        lock.flush()
+        with handlers_kept():
+            assert serve.main() == 75
+    assert "already running at http://127.0.0.1:3000 (process 7)" in capsys.readouterr().err
+    # It goes with whoever holds it.
+    with serve.only_one(tmp_path) as lock:
+        assert lock.read() == ""
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Give the process back what it did on signals."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
