@@ -65,6 +65,9 @@ def page(
         dagster_url = environment["KB_DAGSTER_DATABASE_URL"]
         environment["KB_DAGSTER_DATABASE_URL"] = dagster_url.replace("@", f":{CANARY}@", 1)
         environment["KB_ALERT_WEBHOOK"] = webhook
+        if os.environ.get("KB_PICTURES"):
+            # What a reader sees who follows the README: the page after `make demo`.
+            subprocess.run(["kb-pipeline", "demo"], env=environment, cwd=ROOT, check=True)
         # With the last variable `dagster dev` itself would refuse its -w.
         with serve(environment | {"DAGSTER_MODULE_NAME": "kb_pipeline.definitions"}) as address:
             launched = subprocess.Popen(
@@ -122,7 +125,10 @@ def browser(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ch
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Where pictures go: KB_PICTURES names the docs' directory when they are to be made anew."""
+    """Where pictures go: KB_PICTURES names the docs' directory when they are to be made anew.
+
+    They show paths, so make them in a checkout whose own is fit to be shown.
+    """
     return Path(os.environ.get("KB_PICTURES") or tmp_path)
 
 
