@@ -102,8 +102,9 @@ def violations(columns: Mapping[str, npt.NDArray[np.float64]]) -> list[Violation
 
     Arrays and not a frame: asked of forty thousand rows at a time, pandas took most of it.
     """
+    nothing: tuple[str, ...] = ()
     broken = [
-        (rule.reason, column, rule.needed, (), ~rule.holds(columns[column]))
+        (rule.reason, column, rule.needed, nothing, ~rule.holds(columns[column]))
         for rule in VALUE_RULES
         for column in rule.columns
         if column in columns

@@ -43,13 +43,11 @@ NUMBER_ROLES: Final = (*ohlcv.PRICE_COLUMNS, *ohlcv.OPTIONAL_COLUMNS)
 _Values = TypeVar("_Values", npt.NDArray[np.int64], npt.NDArray[np.float64])
 Times = npt.NDArray[np.int64]
 Columns = dict[str, npt.NDArray[np.float64]]
-
 Cells = dict[str, pa.ChunkedArray]
 """By role, the column that plays it."""
 
 Place = Callable[[int, int], tuple[int, int]]
 """From a row and a field, both counted from 0, to the line and field a message names."""
-
 
 _Map = Callable[[Callable[[str], NumberColumn], Iterable[str]], Iterable[NumberColumn]]
 
