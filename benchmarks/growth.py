@@ -26,6 +26,7 @@ from benchmarks.synthetic import WORKSPACE_ID, drop_all, fresh_copy, template
 RESULTS: Final = Path("benchmarks/results")
 _SCANNED: Final = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables"
 _CALLS: Final = 20
+_TICKS: Final = 5
 
 
 class Point(NamedTuple):
@@ -51,9 +52,9 @@ def _timed(work: Callable[[], int]) -> Act:
     return Act(results, time.perf_counter() - begin)
 
 
-def _called(call: Callable[[], int]) -> Act:
+def _called(call: Callable[[], int], calls: int = _CALLS) -> Act:
     """Return the median of calls, after one that does not count."""
-    acts = [_timed(call) for _ in range(_CALLS + 1)][1:]
+    acts = [_timed(call) for _ in range(calls + 1)][1:]
     return Act(acts[0].results, statistics.median(act.seconds for act in acts))
 
 
@@ -233,25 +234,56 @@ def sync(partitions: int) -> tuple[Act, None]:
         return _timed(work), None
 
 
-def tick(partitions: int) -> tuple[Act, None]:
+def tick(partitions: int) -> tuple[Act, float]:
     """A tick of the sensor new_partitions when nothing is new."""
+    return _ticked(partitions, fresh=0)
+
+
+def tick_new(partitions: int) -> tuple[Act, float]:
+    """A tick of the sensor new_partitions that finds one new symbol and lists all."""
+    return _ticked(partitions, fresh=1)
+
+
+def _ticked(partitions: int, *, fresh: int) -> tuple[Act, float]:
     import dagster as dg
 
     from kb_pipeline.orchestration.resources import Database, Prices, sync_partitions
     from kb_pipeline.orchestration.sensors import new_partitions
+    from kb_pipeline.storage.price_files import LISTING_SETTLES_AFTER_SECONDS
 
     with _catalogue(partitions) as instance:
         resources = {"database": Database(), "prices": Prices()}
         sync_partitions(instance, Database(), Prices(), remove=True)
+        time.sleep(LISTING_SETTLES_AFTER_SECONDS + 1)
 
-        def work() -> int:
+        def once(cursor: str | None) -> dg.SensorResult:
             context = dg.build_sensor_context(
-                instance=instance, sensor_name="new_partitions", resources=resources
+                instance=instance, cursor=cursor, sensor_name="new_partitions", resources=resources
             )
-            new_partitions(context)
+            found = new_partitions(context)
+            assert isinstance(found, dg.SensorResult)
+            return found
+
+        settled = once(None).cursor
+        if fresh:
+            (Prices().root / "ohlcv" / "NEW_1d.csv").touch()
+        before = _rows_of_the_instance(instance)
+
+        def call() -> int:
+            assert len(once(settled).dynamic_partitions_requests or ()) == fresh
             return 1
 
-        return min((_timed(work) for _ in range(3)), key=lambda act: act.seconds), None
+        act = _called(call, _TICKS)
+        return act, (_rows_of_the_instance(instance) - before) / (_TICKS + 1)
+
+
+def _rows_of_the_instance(instance: Any) -> int:
+    """Return the rows that the sessions of the instance and of the sensor scanned so far."""
+    # A session of the instance is held for a second; asked after that it is a new one, and the old one told.
+    time.sleep(1.2)
+    instance.has_dynamic_partition("none", "none")
+    urls = (os.environ["KB_DAGSTER_DATABASE_URL"].replace("+psycopg2", ""), os.environ["KB_DATABASE_URL"])
+    return sum(_rows_scanned(url) for url in urls)
 
 
 SERIES: Final[dict[str, tuple[Callable[[int], tuple[Act, float | None]], Sequence[int]]]] = {
@@ -265,6 +297,7 @@ SERIES: Final[dict[str, tuple[Callable[[int], tuple[Act, float | None]], Sequenc
     "features": (features, (10_000, 100_000, 1_000_000, 5_000_000)),
     "sync": (sync, (100, 1_000, 10_000, 100_000)),
     "tick": (tick, (100, 1_000, 10_000, 100_000)),
+    "tick_new": (tick_new, (100, 1_000, 10_000, 100_000)),
 }
 
 

@@ -8,7 +8,7 @@ _GROUPS: Final = {
     "runs and tunes written": ("candidacy", "landing", "attribution"),
     "questions": ("recommend", "best", "regimes"),
     "bars": ("reading", "features"),
-    "partitions": ("sync", "tick"),
+    "partitions": ("sync", "tick", "tick_new"),
 }
 
 

@@ -4,7 +4,7 @@ Which keys there should be, which ones a run was asked for, and the guard agains
 fewer than that. Where the names come from is the work of resources.py.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import dagster as dg
@@ -29,7 +29,7 @@ class PartitionChanges(NamedTuple):
     refused: list[str]
 
 
-def partition_changes(found: Iterable[str], registered: Collection[str]) -> PartitionChanges:
+def partition_changes(found: Iterable[str], registered: Iterable[str]) -> PartitionChanges:
     """Return which keys to add and to remove, and which names cannot be keys.
 
     Finding nothing at all removes nothing: it is more likely a fault of the reading than the truth.
@@ -37,8 +37,9 @@ def partition_changes(found: Iterable[str], registered: Collection[str]) -> Part
     names = sorted(set(found))
     refused = [name for name in names if not is_usable_key(name)]
     wanted = [name for name in names if is_usable_key(name)]
-    gone = sorted(set(registered) - set(wanted)) if wanted else []
-    return PartitionChanges([name for name in wanted if name not in registered], gone, refused)
+    known = set(registered)
+    gone = sorted(known - set(wanted)) if wanted else []
+    return PartitionChanges([name for name in wanted if name not in known], gone, refused)
 
 
 def is_usable_key(name: str) -> bool:

@@ -4,6 +4,7 @@ Both are plain objects and not configurable: run config is open to everyone who 
 page, so it must not choose a server, hold a password or name a file.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -82,6 +83,10 @@ class Prices:
     def symbols(self) -> list[str]:
         """Return the symbols that have a price file."""
         return sorted({file.symbol for file in self.files()})
+
+    def listing_state(self) -> str | None:
+        """Return what changes when a price file comes or goes; None where one may have just now."""
+        return price_files.listing_state(self.root, time.time())
 
     def info(self, symbol: str) -> SymbolInfo | None:
         """Return calendar and time zone of a symbol, None where symbols.yaml does not list it."""

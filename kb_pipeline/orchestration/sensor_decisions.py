@@ -15,6 +15,9 @@ MAX_ATTEMPTS: Final = 5
 MAX_REQUESTS: Final = 100
 """Runs requested by one tick; Dagster writes each before the next tick can begin."""
 
+MAX_KEYS: Final = 10_000
+"""Partitions of a kind that one tick asks to add; Dagster looks for each on its own before it adds them."""
+
 
 class Due(NamedTuple):
     """Work of one target (a workspace, a set of files): how much, and a digest naming exactly this work."""
@@ -91,7 +94,7 @@ LOOK_ANYWAY_AFTER_SECONDS: Final = 600
 
 
 class Look(NamedTuple):
-    """A look for work that left none to do: the counters of written rows before it, and when it was."""
+    """A look for work that left none to do: what was written before it, by a sign of it, and when it was."""
 
     written: str
     at_seconds: float

@@ -3,8 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import dagster as dg
 from dagster._core.storage.tags import MAX_RETRIES_TAG
@@ -20,8 +20,9 @@ from kb_pipeline.orchestration.assets import (
 from kb_pipeline.orchestration.drift import check_regime_drift
 from kb_pipeline.orchestration.jobs import JOB_NAMES
 from kb_pipeline.orchestration.partitions import SYMBOLS, WORKSPACES, is_usable_key, partition_changes
-from kb_pipeline.orchestration.resources import Database, Prices
+from kb_pipeline.orchestration.resources import Prices
 from kb_pipeline.orchestration.sensor_decisions import (
+    MAX_KEYS,
     Due,
     Heard,
     Look,
@@ -43,6 +44,8 @@ SENSOR_TAG: Final = "kb/sensor"
 TARGET_TAG: Final = "kb/target"
 DIGEST_TAG: Final = "kb/digest"
 WORKSPACE_TAG: Final = "kb/workspace"
+
+PartitionRequest = dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest
 
 _LAUNCHED: Final = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -128,10 +131,11 @@ def new_partitions(
     context: dg.SensorEvaluationContext, database: DatabaseParam, prices: PricesParam
 ) -> dg.SensorResult:
     """Keep the partitions in step with workspaces and price files; observe the platform's tables."""
-    requests, says = _partition_requests(context.instance, database, prices)
+    before, look = _kept(context.cursor)
     with database.session("new_partitions") as connection:
-        tables = [it for it in orchestration.platform_tables(connection) if is_usable_key(it.slug)]
-    before = json.loads(context.cursor or "{}")
+        found = orchestration.platform_tables(connection)
+    requests, says, look = _partition_requests(context.instance, [it.slug for it in found], prices, look)
+    tables = [it for it in found if is_usable_key(it.slug)]
     now = {it.slug: list(it[1:]) for it in tables}
     changed = [it for it in tables if before.get(it.slug) != now[it.slug]]
     says = f"{says}; {len(changed)} of {len(tables)} workspaces changed"
@@ -139,29 +143,52 @@ def new_partitions(
     return dg.SensorResult(
         dynamic_partitions_requests=requests,
         asset_events=[event for it in changed for event in _observations(it)],
-        cursor=json.dumps(now),
+        cursor=json.dumps([now, look]),
         skip_reason=says,
     )
 
 
+def _kept(cursor: str | None) -> tuple[dict[str, list[Any]], Look | None]:
+    """Return the tables as the last tick saw them, and its look at the symbols if that left none to do."""
+    kept = json.loads(cursor or "{}")
+    tables, look = (kept, None) if isinstance(kept, dict) else kept  # an earlier version's: the tables alone
+    return tables, Look(*look) if look else None
+
+
 def _partition_requests(
-    instance: dg.DagsterInstance, database: Database, prices: Prices
-) -> tuple[list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest], str]:
-    found = {
-        WORKSPACES: [workspace.slug for workspace in database.workspaces()],
-        SYMBOLS: prices.symbols(),
-    }
-    requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
-    says = []
-    for kind, names in found.items():
-        changes = partition_changes(names, instance.get_dynamic_partitions(str(kind.name)))
-        if changes.add:
-            requests.append(kind.build_add_request(changes.add))
-        if changes.remove:
-            requests.append(kind.build_delete_request(changes.remove))
-        counts = f"{len(changes.add)} added, {len(changes.remove)} removed, {len(changes.refused)} refused"
-        says.append(f"{kind.name}: {counts}")
-    return requests, "; ".join(says)
+    instance: dg.DagsterInstance, slugs: Iterable[str], prices: Prices, before: Look | None
+) -> tuple[list[PartitionRequest], str, Look | None]:
+    """Return what to ask for, what there is to say, and the look at the symbols if it left none to do."""
+    workspaces, says = _requests_of(instance, WORKSPACES, slugs)
+    # Before the look, so that what comes during it is looked at again.
+    now, state = time.time(), _state_of_symbols(instance, prices)
+    if not is_news(before, state, now):
+        return workspaces, f"{says}; symbol: none came or went since the last look", before
+    symbols, says_more = _requests_of(instance, SYMBOLS, prices.symbols())
+    settled = Look(state, now) if state and not symbols else None
+    return [*workspaces, *symbols], f"{says}; {says_more}", settled
+
+
+def _state_of_symbols(instance: dg.DagsterInstance, prices: Prices) -> str | None:
+    """Return what changes when a price file or the newest key does: a look at the directory, one key read."""
+    files = prices.listing_state()
+    newest = instance.get_paginated_dynamic_partitions(str(SYMBOLS.name), limit=1, ascending=False)
+    return files and f"{files} {newest.cursor}"
+
+
+def _requests_of(
+    instance: dg.DagsterInstance, kind: dg.DynamicPartitionsDefinition, names: Iterable[str]
+) -> tuple[list[PartitionRequest], str]:
+    changes = partition_changes(names, instance.get_dynamic_partitions(str(kind.name)))
+    add, remove = changes.add[:MAX_KEYS], changes.remove[:MAX_KEYS]
+    requests: list[PartitionRequest] = []
+    if add:
+        requests.append(kind.build_add_request(add))
+    if remove:
+        requests.append(kind.build_delete_request(remove))
+    later = len(changes.add) - len(add) + len(changes.remove) - len(remove)
+    counts = f"{len(add)} added, {len(remove)} removed, {len(changes.refused)} refused"
+    return requests, f"{kind.name}: {counts}" + (f", {later} next time" if later else "")
 
 
 def _observations(found: orchestration.PlatformTables) -> list[dg.AssetObservation]:

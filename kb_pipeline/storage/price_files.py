@@ -23,6 +23,9 @@ from kb_pipeline.storage.paths import kb_home
 _SUFFIXES: Final = frozenset({".csv", ".txt", ".json", ".ndjson", ".jsonl", ".parquet"})
 _SOURCE_HASH: Final = b"kb_source_sha256"
 
+LISTING_SETTLES_AFTER_SECONDS: Final = 5
+"""The coarsest clocks of file systems in use step by two seconds."""
+
 
 class PriceFile(NamedTuple):
     """One file of prices: of which symbol (upper case), bars of which length."""
@@ -42,20 +45,46 @@ def list_price_files(root: Path) -> list[PriceFile]:
     try:
         found = list(_price_files(directory))
     except OSError as error:
-        raise BadArgumentError(
-            f"{directory}: could not be read: {error.strerror}. Make it, or let KB_DATA_ROOT name its parent."
-        ) from None
+        raise _unreadable(directory, error) from None
     return sorted(found, key=lambda file: (file.symbol, TIMEFRAMES_SECONDS[file.timeframe], file.path))
 
 
 def _price_files(directory: Path) -> Iterator[PriceFile]:
-    for path in directory.iterdir():
-        plain = Path(path.name.removesuffix(".gz"))
-        symbol, separator, timeframe = plain.stem.rpartition("_")
-        is_named = separator and symbol and timeframe in TIMEFRAMES_SECONDS and plain.suffix in _SUFFIXES
-        # Not a pipe, which would be waited for, nor a link to nothing.
-        if is_named and path.is_file():
-            yield PriceFile(path, symbol.upper(), timeframe)
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            stem, dot, suffix = entry.name.removesuffix(".gz").rpartition(".")
+            symbol, _, timeframe = stem.rpartition("_")
+            is_named = symbol and timeframe in TIMEFRAMES_SECONDS and dot + suffix in _SUFFIXES
+            if is_named and _is_file(entry):
+                yield PriceFile(Path(entry.path), symbol.upper(), timeframe)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Not a pipe, which would be waited for, nor a link to nothing; only a link is looked at any closer."""
+    return entry.is_file(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_file())
+
+
+def listing_state(root: Path, now_seconds: float) -> str | None:
+    """Return what changes when a price file comes, goes or is renamed; None where one may have just now.
+
+    Two changes within one step of the file system's clock leave one time.
+
+    Raises:
+        BadArgumentError: The directory is not there.
+    """
+    directory = root / "ohlcv"
+    try:
+        status = directory.stat()
+    except OSError as error:
+        raise _unreadable(directory, error) from None
+    is_settled = now_seconds - status.st_ctime > LISTING_SETTLES_AFTER_SECONDS
+    return f"{directory} {status.st_dev} {status.st_ino} {status.st_ctime_ns}" if is_settled else None
+
+
+def _unreadable(directory: Path, error: OSError) -> BadArgumentError:
+    return BadArgumentError(
+        f"{directory}: could not be read: {error.strerror}. Make it, or let KB_DATA_ROOT name its parent."
+    )
 
 
 def other_name(path: Path, symbol: str | None) -> list[str]:

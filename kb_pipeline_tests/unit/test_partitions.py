@@ -17,6 +17,28 @@ def test_a_name_that_dagster_would_cut_apart_is_refused_and_not_added() -> None:
     assert partition_changes(["good", "a|b", "a...b"], set()) == (["good"], [], ["a...b", "a|b"])
 
 
+class _ComparedName(str):
+    """Counts how often names are compared for being the same."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        _ComparedName.compared += 1
+        return str.__eq__(self, str(other))
+
+    __hash__ = str.__hash__
+
+
+def test_each_name_is_compared_with_a_few_and_not_with_all() -> None:
+    names = [_ComparedName(f"S{number}") for number in range(1_000)]
+    registered = [_ComparedName(name) for name in names]
+    _ComparedName.compared = 0
+    assert partition_changes(names, registered) == ([], [], [])
+    # A look-up is one comparison or a few; compared with all it would be half a million.
+    assert _ComparedName.compared <= 5 * len(names)
+
+
 @pytest.mark.parametrize("name", ["BRK.B", "BTC/USD", "^GSPC", "EURUSD=X", "ÄÖ", "my workspace"])
 def test_symbols_as_people_write_them_are_keys(name: str) -> None:
     assert is_usable_key(name)
