@@ -5,6 +5,8 @@ from uuid import UUID
 
 from kb_pipeline.backfills.attribution import AttributionRequest, backfill_attribution
 from kb_pipeline.backfills.trials import TrialsRequest, ingest_trials
+from kb_pipeline.questions.recommend import RecommendRequest, recommend
+from kb_pipeline.questions.recommendation import Recommendation
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline_tests.builders import add_run, add_trial, add_tune
 from kb_pipeline_tests.conftest import Workspace
@@ -78,3 +80,13 @@ def learn(connection: Connection, workspace: Workspace) -> None:
     """Attribute and ingest all there is."""
     backfill_attribution(connection, AttributionRequest(workspace_id=workspace.id), dry_run=False)
     ingest_trials(connection, TrialsRequest(workspace_id=workspace.id), dry_run=False)
+
+
+RECOMMENDED_FOR = "uptrend high_vol efficient"
+
+
+def recommended(connection: Connection, workspace: Workspace, **options: Any) -> Recommendation:
+    """Ask what to try in that regime, or in another that is given."""
+    asked = {} if {"snapshot", "run_id"} & options.keys() else {"regime_key": regime_key(RECOMMENDED_FOR)}
+    settings = {"workspace_id": workspace.id, "strategy": "trend_following", **asked, **options}
+    return recommend(connection, RecommendRequest(**settings))

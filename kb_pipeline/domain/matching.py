@@ -123,11 +123,16 @@ def tier_keys(regime_key: str) -> Mapping[str, Sequence[str]]:
 
 def matched_dimensions(asked: str, found: str | None) -> list[str]:
     """Return the dimensions in which two regime keys agree; none where one is no readable key."""
+    return list(_matched(asked, found or ""))
+
+
+@lru_cache(maxsize=4096)
+def _matched(asked: str, found: str) -> tuple[str, ...]:
     try:
-        pair = regime_parts(asked), regime_parts(found or "")
+        pair = regime_parts(asked), regime_parts(found)
     except BadArgumentError:
-        return []
-    return [name for name, one, other in zip(DIMENSIONS, *pair, strict=True) if one == other]
+        return ()
+    return tuple(name for name, one, other in zip(DIMENSIONS, *pair, strict=True) if one == other)
 
 
 # --- Distance ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -15,17 +16,20 @@ from kb_pipeline.domain.regime import RegimeSnapshot
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.questions.groups import choose_group, suggestions
 from kb_pipeline.questions.recommendation import Recommendation
-from kb_pipeline.questions.subject import Subject, strategy_of, subject_of
+from kb_pipeline.questions.subject import Subject, only_strategy, strategy_of, subject_of
 from kb_pipeline.questions.tiers import Walk
 from kb_pipeline.questions.vectors import Progress, Scales, pack_changes
 from kb_pipeline.questions.words import NOTHING_ATTRIBUTED
 from kb_pipeline.rules import MIN_SAMPLES, RECOMMENDED_CANDIDATES, REGIME_SCHEMA_VERSION, TIERS
 from kb_pipeline.storage import recommend_events
 from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.recommend_events import ScoreGroup
 from kb_pipeline.storage.session import in_its_workspace, plans_kept
 
 DISTANCE_METHOD: Final = "euclidean_mad"
 """How distances were made, as it is logged."""
+
+_NO_SCALES: Final = Scales(None, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +82,7 @@ def recommend(
 def _recommend(connection: Connection, request: RecommendRequest, progress: Progress) -> Recommendation:
     begin = time.perf_counter()
     if request.regime_key is not None:
-        return _logged(connection, request, lambda: _asked(connection, request), Scales(None, 0), begin)
+        return _logged(connection, request, lambda: _asked_by_key(connection, request), _NO_SCALES, begin)
     # a file may take long to read, and packing commits as it goes: neither in the question's transaction
     asked = _asked(connection, request)
     scales = pack_changes(connection, request.workspace_id, progress)
@@ -89,11 +93,43 @@ class _Asked(NamedTuple):
     strategy_id: str
     strategy: str
     subject: Subject
+    walk: Walk | None = None
 
 
 def _asked(connection: Connection, request: RecommendRequest) -> _Asked:
     strategy_id, strategy = strategy_of(connection, request.workspace_id, request.strategy)
     return _Asked(strategy_id, strategy, _subject(connection, request))
+
+
+def _asked_by_key(connection: Connection, request: RecommendRequest) -> _Asked:
+    """Ask for the strategy and the tiers in one statement, where it is known which scores to rank."""
+    if not (request.timeframe and request.objective):
+        return _asked(connection, request)
+    subject = _subject(connection, request)
+    group = ScoreGroup(request.strategy, request.timeframe, request.objective)
+    walk = _walk(connection, request, subject, group, _NO_SCALES, request.strategy)
+    of_names = partial(only_strategy, connection, request.workspace_id, request.strategy)
+    return _Asked(*walk.settle(of_names), subject, walk)
+
+
+def _walk(
+    connection: Connection,
+    request: RecommendRequest,
+    subject: Subject,
+    group: ScoreGroup,
+    scales: Scales,
+    name: str | None = None,
+) -> Walk:
+    return Walk(
+        connection,
+        request.workspace_id,
+        subject,
+        group,
+        scales,
+        k=request.k,
+        min_samples=request.min_samples,
+        name=name,
+    )
 
 
 def _logged(
@@ -122,11 +158,11 @@ def _logged(
 def _answer(
     connection: Connection, request: RecommendRequest, asked: _Asked, scales: Scales
 ) -> Recommendation:
-    strategy_id, strategy, subject = asked
+    strategy_id, strategy, subject, _ = asked
     timeframe = request.timeframe or subject.timeframe
     choice = choose_group(connection, request.workspace_id, strategy_id, timeframe, request.objective)
-    walk = Walk(connection, request.workspace_id, subject, choice.group, scales)
-    found = walk.run(request.k, request.min_samples)
+    walk = asked.walk or _walk(connection, request, subject, choice.group, scales)
+    found = walk.run()
     answer = Recommendation(
         workspace_id=str(request.workspace_id),
         strategy=strategy,

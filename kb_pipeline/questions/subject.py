@@ -1,6 +1,7 @@
 """What a question is asked about: a regime key, a run, a price file or a snapshot; and which strategy."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -118,6 +119,17 @@ def strategy_of(connection: Connection, workspace_id: UUID, strategy: str) -> tu
         BadArgumentError: There is none, or several have the name; the message lists them.
     """
     found = questions.strategies_named(connection, workspace_id, strategy)
+    return only_strategy(connection, workspace_id, strategy, found)
+
+
+def only_strategy(
+    connection: Connection, workspace_id: UUID, strategy: str, found: Sequence[tuple[str, str]]
+) -> tuple[str, str]:
+    """Return the one strategy that was found by an id or a name.
+
+    Raises:
+        BadArgumentError: There is none, or several have the name; the message lists them.
+    """
     if len(found) == 1:
         return found[0][0], found[0][1]
     require_workspace(connection, workspace_id)

@@ -1,6 +1,8 @@
 """Walk the tiers of a recommendation, from the same regime to any, until there is enough evidence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Final
 from uuid import UUID
 
 from kb_pipeline.domain.matching import matched_dimensions, tier_keys
@@ -12,14 +14,22 @@ from kb_pipeline.questions.words import params_of
 from kb_pipeline.rules import RECOMMENDED_CANDIDATES, TIERS
 from kb_pipeline.storage import recommend_events
 from kb_pipeline.storage.postgres import Connection
-from kb_pipeline.storage.recommend_events import ScoreGroup, Source
+from kb_pipeline.storage.recommend_events import ScoreGroup, Source, Tier, Walked
+
+_DISTANCE: Final = "distance"
+_LAST: Final = tuple(TIERS)[-1]
+"""Takes any regime."""
 
 Found = Mapping[str, Sequence[Source]]
 """What each tier walked found, best first, in the order walked."""
 
 
 class Walk:
-    """One walk; `warnings` says what the asker should know of it."""
+    """One walk; `warnings` says what the asker should know of it.
+
+    The tiers by key are asked for where it is made, in one statement that also finds the strategy where only
+    its name is known; `run` takes the answer, and asks on where that is not enough.
+    """
 
     def __init__(
         self,
@@ -28,45 +38,71 @@ class Walk:
         subject: Subject,
         group: ScoreGroup,
         scales: Scales,
+        *,
+        k: int,
+        min_samples: int,
+        name: str | None = None,
     ) -> None:
         self._connection, self._workspace_id = connection, workspace_id
         self._subject, self._group = subject, group
-        self._scales = scales
+        self._scales, self._min_samples = scales, min_samples
         self.warnings = list(scales.warnings)
+        most = max(k, min_samples, RECOMMENDED_CANDIDATES)  # a small k hides no evidence
+        self._most = {tier: cap or most for tier, (_, cap) in TIERS.items()}
+        self._found: dict[str, list[Source]] = {}
+        self._seen, self._left_out = set[str](), set[str]()
+        self._answer = recommend_events.ask_tiers(
+            connection,
+            workspace_id,
+            group,
+            {tier: Tier(keys, self._most[tier]) for tier, keys in tier_keys(subject.regime_key).items()},
+            min_samples,
+            name=name,
+            itself=subject.itself,
+        )
 
-    def run(self, k: int, min_samples: int) -> Found:
+    @cached_property
+    def _walked(self) -> Walked:
+        return self._answer()
+
+    def settle(self, strategy_of: Callable[[Sequence[tuple[str, str]]], tuple[str, str]]) -> tuple[str, str]:
+        """Return the id and name of the strategy that is chosen of those found, and go on with that one."""
+        strategy_id, name = strategy_of(self._walked.strategies)
+        self._group = self._group._replace(strategy_id=strategy_id)
+        return strategy_id, name
+
+    def run(self) -> Found:
         """Return what the tiers found, ending with the one that brought it to `min_samples`."""
-        found: dict[str, list[Source]] = {}
-        seen, itself = set[str](), self._subject.itself
-        left_out = set[str]()
-        for tier, (_, cap) in TIERS.items():
-            if len(seen) >= min_samples:
-                break
-            most = cap or max(k, min_samples, RECOMMENDED_CANDIDATES)  # a small k hides no evidence
-            # enough of them to take away what the question is about
-            sources = self._tier(tier, most + len(itself), seen)
-            left_out |= itself & {it.id for it in sources}
-            taken = [it for it in sources if it.id not in seen | itself][:most]
-            found[tier] = sorted(taken, key=lambda it: (-(it.score or 0), it.id))
-            seen |= {it.id for it in taken}
-        if left_out:
-            named = ", ".join(sorted(left_out))
+        for tier, sources in self._walked.tiers.items():
+            self._take(tier, sources)
+        for tier, look in ((_DISTANCE, self._nearest), (_LAST, self._best_of_any)):
+            if len(self._seen) < self._min_samples:
+                # enough of them to take away what the question is about
+                self._take(tier, look(self._most[tier] + len(self._subject.itself)))
+        if self._left_out:
+            named = ", ".join(sorted(self._left_out))
             self.warnings.append(f"Left out, because the question is about it: {named}.")
-        return found
+        return self._found
 
-    def _tier(self, tier: str, rows: int, known: set[str]) -> list[Source]:
-        if tier != "distance":
-            keys = tier_keys(self._subject.regime_key).get(tier)
-            if keys is None:  # the tier that takes any regime
-                keys = recommend_events.group_keys(self._connection, self._workspace_id, self._group)
-            return recommend_events.candidates(
-                self._connection, self._workspace_id, self._group, keys, rows, known
-            )
+    def _take(self, tier: str, sources: Sequence[Source]) -> None:
+        itself = self._subject.itself
+        self._left_out |= itself & {it.id for it in sources}
+        taken = [it for it in sources if it.id not in self._seen | itself][: self._most[tier]]
+        self._found[tier] = sorted(taken, key=lambda it: (-(it.score or 0), it.id))
+        self._seen |= {it.id for it in taken}
+
+    def _nearest(self, rows: int) -> list[Source]:
         asked, scales = self._subject.features, self._scales.values
         if asked is None or scales is None:
             return []
+        count = rows + len(self._seen)
         return vectors.nearest_sources(
-            self._connection, self._workspace_id, asked, scales, rows + len(known), group=self._group
+            self._connection, self._workspace_id, asked, scales, count, group=self._group
+        )
+
+    def _best_of_any(self, rows: int) -> list[Source]:
+        return recommend_events.best_of_any(
+            self._connection, self._workspace_id, self._group, rows, self._seen
         )
 
     def candidates(self, found: Found, k: int) -> list[Candidate]:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import LiteralString
 
 _HEADING = re.compile(r"^-- (?P<name>[a-z0-9_]+) --$", re.MULTILINE)
+_LAYOUT = re.compile(r"^(?: +|--.*\n)", re.MULTILINE)
 
 
 @cache
@@ -18,7 +19,8 @@ def _statements(file_name: str) -> dict[str, LiteralString]:
     headings = list(_HEADING.finditer(text))
     ends = [heading.start() for heading in headings[1:]] + [len(text)]
     return {
-        heading["name"]: text[heading.end() : end].strip()
+        # psycopg takes a statement of more than 4,096 characters apart anew each time
+        heading["name"]: _LAYOUT.sub("", text[heading.end() : end].strip())
         for heading, end in zip(headings, ends, strict=True)
     }
 

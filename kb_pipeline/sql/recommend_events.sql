@@ -1,50 +1,162 @@
--- candidates --
--- The best scored tunes and single runs of a strategy, a timeframe and an objective under some regime
--- keys, best first, without those that are known. Each key is one probe of either index, which ends after
--- the rows asked for. The subselect hides the number of keys from the planner, so that one plan may serve
--- all calls, and only what is given is turned into text.
-SELECT best.source_type,
-       best.id::text,
-       nullif(best.regime_key, ''),
-       best.score,
-       best.params::text,
-       best.run_id::text
+-- walk_tiers --
+-- The strategies with an id or a name, and where that is one: its best tunes and single runs of a timeframe and
+-- an objective, tier by tier until enough are found. A strategy is a row of tier 0, a tier that has none a row
+-- of nulls. A tier is regime keys with commas between, each one probe of either index, which ends after the rows
+-- asked for. What the question is about is given and does not count. The subselects hide from the planner how
+-- many tiers there are, so that one plan may serve all calls; only what is given is turned into text.
+WITH RECURSIVE named AS (
+    SELECT id, name
+      FROM kb_entities
+     WHERE (workspace_id = %(workspace_id)s OR workspace_id IS NULL)
+       AND type = 'strategy'
+       AND (id = %(strategy_id)s::uuid OR lower(name) = lower(%(name)s::text))
+     ORDER BY id
+), walk (tier, found, taken, kinds, ids, keys, scores, params, runs) AS (
+    SELECT 0::bigint, 0, NULL::uuid[], NULL::text[], NULL::uuid[], NULL::text[],
+           NULL::float8[], NULL::text[], NULL::uuid[]
+    UNION ALL
+    SELECT tier.place, walk.found + cardinality(step.taken), step.*
+      FROM walk
+      JOIN unnest((SELECT %(keys)s::text[]), (SELECT %(most)s::int[]), (SELECT %(rows)s::int[])) WITH ORDINALITY
+           AS tier (keys, most, rows, place)
+        ON tier.place = walk.tier + 1
+     CROSS JOIN LATERAL (
+           SELECT coalesce((array_agg(id) FILTER (WHERE id <> ALL (%(itself)s::uuid[])))[:tier.most], '{}') AS taken,
+                  array_agg(kind), array_agg(id), array_agg(nullif(regime_key, '')), array_agg(score),
+                  array_agg(params::text), array_agg(run_id)
+             FROM (SELECT best.*
+                     FROM unnest(string_to_array(tier.keys, ',')) AS asked (regime_key)
+                    CROSS JOIN LATERAL (
+                          (SELECT 'tune' AS kind, id, regime_key::text, best_oos_score AS score,
+                                  best_oos_params AS params, best_oos_run_id AS run_id
+                             FROM backtest_tunes
+                            WHERE workspace_id = %(workspace_id)s
+                              AND strategy_entity_id = (SELECT min(id::text)::uuid FROM named HAVING count(*) = 1)
+                              AND kb_named(timeframe) = %(timeframe)s::text
+                              AND kb_objective(objective_type, objective_metric) = %(objective)s::text
+                              AND regime_key = asked.regime_key
+                              AND best_oos_score > '-Infinity'
+                              AND best_oos_score < 'Infinity'
+                            ORDER BY best_oos_score DESC NULLS LAST, id
+                            LIMIT tier.rows)
+                           UNION ALL
+                          (SELECT 'run', source_id, asked.regime_key, sharpe_oos, params, source_id
+                             FROM kb_trials
+                            WHERE workspace_id = %(workspace_id)s
+                              AND strategy_entity_id = (SELECT min(id::text)::uuid FROM named HAVING count(*) = 1)
+                              AND kb_named(timeframe) = %(timeframe)s::text
+                              AND kb_named(objective) = %(objective)s::text
+                              AND CASE WHEN regime_key IS NULL THEN '' ELSE regime_key END = asked.regime_key
+                              AND source_type = 'test_variant'
+                              AND archived_at IS NULL
+                              AND sharpe_oos > '-Infinity'
+                              AND sharpe_oos < 'Infinity'
+                            ORDER BY sharpe_oos DESC NULLS LAST, source_id
+                            LIMIT tier.rows)) AS best
+                    ORDER BY best.score DESC, best.id
+                    LIMIT tier.rows) AS best) AS step
+     WHERE walk.found < %(needed)s
+)
+SELECT 0, 'strategy', id::text, name, NULL, NULL, NULL FROM named
+ UNION ALL
+SELECT walk.tier, source.kind, source.id::text, source.key, source.score, source.params, source.run::text
+  FROM walk
+  LEFT JOIN LATERAL unnest(walk.kinds, walk.ids, walk.keys, walk.scores, walk.params, walk.runs)
+            AS source (kind, id, key, score, params, run)
+    ON true
+ WHERE walk.tier > 0
+
+-- best_of_any --
+-- The best tunes and single runs of a strategy, a timeframe and an objective of any regime, best first, without
+-- those that are known. The regime keys there are, of any ruleset and '' for runs without a regime, are each one
+-- step in either index, and then one probe.
+WITH RECURSIVE tune_keys AS (
+    (SELECT regime_key
+       FROM backtest_tunes
+      WHERE workspace_id = %(workspace_id)s
+        AND strategy_entity_id = %(strategy_id)s::uuid
+        AND kb_named(timeframe) = %(timeframe)s::text
+        AND kb_objective(objective_type, objective_metric) = %(objective)s::text
+        AND regime_key IS NOT NULL
+      ORDER BY 1
+      LIMIT 1)
+    UNION ALL
+    SELECT step.*
+      FROM tune_keys AS last
+     CROSS JOIN LATERAL (
+           SELECT regime_key
+             FROM backtest_tunes
+            WHERE workspace_id = %(workspace_id)s
+              AND strategy_entity_id = %(strategy_id)s::uuid
+              AND kb_named(timeframe) = %(timeframe)s::text
+              AND kb_objective(objective_type, objective_metric) = %(objective)s::text
+              AND regime_key > last.regime_key
+            ORDER BY 1
+            LIMIT 1) AS step
+), run_keys AS (
+    (SELECT CASE WHEN regime_key IS NULL THEN '' ELSE regime_key END AS regime_key
+       FROM kb_trials
+      WHERE workspace_id = %(workspace_id)s
+        AND strategy_entity_id = %(strategy_id)s::uuid
+        AND kb_named(timeframe) = %(timeframe)s::text
+        AND kb_named(objective) = %(objective)s::text
+        AND source_type = 'test_variant'
+        AND archived_at IS NULL
+      ORDER BY 1
+      LIMIT 1)
+    UNION ALL
+    SELECT step.*
+      FROM run_keys AS last
+     CROSS JOIN LATERAL (
+           SELECT CASE WHEN regime_key IS NULL THEN '' ELSE regime_key END
+             FROM kb_trials
+            WHERE workspace_id = %(workspace_id)s
+              AND strategy_entity_id = %(strategy_id)s::uuid
+              AND kb_named(timeframe) = %(timeframe)s::text
+              AND kb_named(objective) = %(objective)s::text
+              AND CASE WHEN regime_key IS NULL THEN '' ELSE regime_key END > last.regime_key
+              AND source_type = 'test_variant'
+              AND archived_at IS NULL
+            ORDER BY 1
+            LIMIT 1) AS step
+)
+SELECT best.kind, best.id::text, nullif(best.regime_key, ''), best.score, best.params::text, best.run_id::text
   FROM (SELECT found.*
-         FROM unnest((SELECT %(regime_keys)s::text[])) AS asked (regime_key)
-        CROSS JOIN LATERAL (
-              (SELECT 'tune' AS source_type, tune.id, tune.regime_key, tune.best_oos_score AS score,
-                      tune.best_oos_params AS params, tune.best_oos_run_id AS run_id
-                 FROM backtest_tunes AS tune
-                WHERE tune.workspace_id = %(workspace_id)s
-                  AND tune.strategy_entity_id = %(strategy_id)s::uuid
-                  AND kb_named(tune.timeframe) = %(timeframe)s::text
-                  AND kb_objective(tune.objective_type, tune.objective_metric) = %(objective)s::text
-                  AND tune.regime_key = asked.regime_key
-                  AND tune.best_oos_score > '-Infinity'
-                  AND tune.best_oos_score < 'Infinity'
-                  AND tune.id <> ALL (%(known_ids)s::uuid[])
-                ORDER BY tune.best_oos_score DESC NULLS LAST, tune.id
-                LIMIT %(rows)s)
-               UNION ALL
-              (SELECT 'run', trial.source_id, CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END,
-                      trial.sharpe_oos, trial.params, trial.source_id
-                 FROM kb_trials AS trial
-                WHERE trial.workspace_id = %(workspace_id)s
-                  AND trial.strategy_entity_id = %(strategy_id)s::uuid
-                  AND kb_named(trial.timeframe) = %(timeframe)s::text
-                  AND kb_named(trial.objective) = %(objective)s::text
-                  AND CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END = asked.regime_key
-                  AND trial.source_type = 'test_variant'
-                  AND trial.archived_at IS NULL
-                  AND trial.sharpe_oos > '-Infinity'
-                  AND trial.sharpe_oos < 'Infinity'
-                  AND trial.source_id <> ALL (%(known_ids)s::uuid[])
-                ORDER BY trial.sharpe_oos DESC NULLS LAST, trial.source_id
-                LIMIT %(rows)s)
-              ) AS found
-        ORDER BY found.score DESC, found.id
-        LIMIT %(rows)s
-       ) AS best
+          FROM tune_keys AS asked
+         CROSS JOIN LATERAL (
+               SELECT 'tune' AS kind, id, regime_key::text, best_oos_score AS score,
+                      best_oos_params AS params, best_oos_run_id AS run_id
+                 FROM backtest_tunes
+                WHERE workspace_id = %(workspace_id)s
+                  AND strategy_entity_id = %(strategy_id)s::uuid
+                  AND kb_named(timeframe) = %(timeframe)s::text
+                  AND kb_objective(objective_type, objective_metric) = %(objective)s::text
+                  AND regime_key = asked.regime_key
+                  AND best_oos_score > '-Infinity'
+                  AND best_oos_score < 'Infinity'
+                  AND id <> ALL (%(known_ids)s::uuid[])
+                ORDER BY best_oos_score DESC NULLS LAST, id
+                LIMIT %(rows)s) AS found
+         UNION ALL
+        SELECT found.*
+          FROM run_keys AS asked
+         CROSS JOIN LATERAL (
+               SELECT 'run', source_id, asked.regime_key, sharpe_oos, params, source_id
+                 FROM kb_trials
+                WHERE workspace_id = %(workspace_id)s
+                  AND strategy_entity_id = %(strategy_id)s::uuid
+                  AND kb_named(timeframe) = %(timeframe)s::text
+                  AND kb_named(objective) = %(objective)s::text
+                  AND CASE WHEN regime_key IS NULL THEN '' ELSE regime_key END = asked.regime_key
+                  AND source_type = 'test_variant'
+                  AND archived_at IS NULL
+                  AND sharpe_oos > '-Infinity'
+                  AND sharpe_oos < 'Infinity'
+                  AND source_id <> ALL (%(known_ids)s::uuid[])
+                ORDER BY sharpe_oos DESC NULLS LAST, source_id
+                LIMIT %(rows)s) AS found
+         ORDER BY score DESC, id
+         LIMIT %(rows)s) AS best
  ORDER BY best.score DESC, best.id
 
 -- candidates_by_id --
@@ -141,65 +253,6 @@ SELECT strategy_id::text, timeframe, objective
   FROM runs
  WHERE strategy_id <= %(last_strategy_id)s::uuid
  ORDER BY 1, 2, 3
-
--- group_keys --
--- The regime keys under which a strategy, a timeframe and an objective have tunes or single runs, of any
--- ruleset, and the empty one for runs without a regime. Each is one step in either index.
-WITH RECURSIVE tunes AS (
-    (SELECT tune.regime_key
-       FROM backtest_tunes AS tune
-      WHERE tune.workspace_id = %(workspace_id)s
-        AND tune.strategy_entity_id = %(strategy_id)s::uuid
-        AND kb_named(tune.timeframe) = %(timeframe)s::text
-        AND kb_objective(tune.objective_type, tune.objective_metric) = %(objective)s::text
-        AND tune.regime_key IS NOT NULL
-      ORDER BY tune.regime_key
-      LIMIT 1)
-    UNION ALL
-    SELECT step.regime_key
-      FROM tunes AS last
-     CROSS JOIN LATERAL (
-           SELECT tune.regime_key
-             FROM backtest_tunes AS tune
-            WHERE tune.workspace_id = %(workspace_id)s
-              AND tune.strategy_entity_id = %(strategy_id)s::uuid
-              AND kb_named(tune.timeframe) = %(timeframe)s::text
-              AND kb_objective(tune.objective_type, tune.objective_metric) = %(objective)s::text
-              AND tune.regime_key > last.regime_key
-            ORDER BY tune.regime_key
-            LIMIT 1
-           ) AS step
-), runs AS (
-    (SELECT CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END AS regime_key
-       FROM kb_trials AS trial
-      WHERE trial.workspace_id = %(workspace_id)s
-        AND trial.strategy_entity_id = %(strategy_id)s::uuid
-        AND kb_named(trial.timeframe) = %(timeframe)s::text
-        AND kb_named(trial.objective) = %(objective)s::text
-        AND trial.source_type = 'test_variant'
-        AND trial.archived_at IS NULL
-      ORDER BY CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END
-      LIMIT 1)
-    UNION ALL
-    SELECT step.regime_key
-      FROM runs AS last
-     CROSS JOIN LATERAL (
-           SELECT CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END AS regime_key
-             FROM kb_trials AS trial
-            WHERE trial.workspace_id = %(workspace_id)s
-              AND trial.strategy_entity_id = %(strategy_id)s::uuid
-              AND kb_named(trial.timeframe) = %(timeframe)s::text
-              AND kb_named(trial.objective) = %(objective)s::text
-              AND CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END > last.regime_key
-              AND trial.source_type = 'test_variant'
-              AND trial.archived_at IS NULL
-            ORDER BY CASE WHEN trial.regime_key IS NULL THEN '' ELSE trial.regime_key END
-            LIMIT 1
-           ) AS step
-)
-SELECT regime_key FROM tunes
- UNION
-SELECT regime_key FROM runs
 
 -- count_candidates --
 -- How many scored candidates each of some groups holds, counted up to a limit.

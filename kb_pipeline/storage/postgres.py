@@ -77,10 +77,11 @@ class Connection(psycopg.Connection[TupleRow]):
         try:
             with self.pipeline():
                 self._is_begun = True
-                super().execute("BEGIN")
+                own = self.cursor()
+                own.execute("BEGIN")
                 self._name_workspace()
                 yield
-                super().execute("COMMIT")
+                own.execute("COMMIT")
         except BaseException:
             if not self.closed:
                 self.rollback()
@@ -105,10 +106,10 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 @lru_cache(maxsize=64)
-def _naming(workspace_id: UUID | None) -> sql.Composed:
+def _naming(workspace_id: UUID | None) -> bytes:
     """Return the statement that names a workspace; it is sent as often as there are transactions."""
     name = sql.Literal(str(workspace_id or ""))
-    return sql.SQL(statement("session.work_in")).format(workspace_id=name)
+    return sql.SQL(statement("session.work_in")).format(workspace_id=name).as_bytes()
 
 
 def as_ours(connection: psycopg.Connection[TupleRow]) -> Connection:

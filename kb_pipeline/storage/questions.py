@@ -46,13 +46,17 @@ def strategies(connection: Connection, workspace_id: UUID) -> Rows:
     return connection.execute(statement("questions.strategies"), {"workspace_id": workspace_id}).fetchall()
 
 
+def as_uuid(text: str) -> UUID | None:
+    """Return the id that a text is, None for any other text."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
 def strategies_named(connection: Connection, workspace_id: UUID, name: str) -> Rows:
     """Return (id, name) of a workspace's strategies with this id or name, whatever its case."""
-    try:
-        strategy_id = UUID(name)
-    except ValueError:
-        strategy_id = None
-    parameters = {"workspace_id": workspace_id, "id": strategy_id, "name": name}
+    parameters = {"workspace_id": workspace_id, "id": as_uuid(name), "name": name}
     return connection.execute(statement("questions.strategies_named"), parameters).fetchall()
 
 

@@ -1,12 +1,13 @@
 """Reading candidates for a recommendation and logging it. Statements: `sql/recommend_events.sql`."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.backtest_runs import Rows
 from kb_pipeline.storage.postgres import Connection
+from kb_pipeline.storage.questions import as_uuid
 
 _FIRST, _LAST = UUID(int=0), UUID(int=2**128 - 1)
 
@@ -37,23 +38,78 @@ class Source(NamedTuple):
     objective: str | None = None
 
 
-def candidates(
+class Tier(NamedTuple):
+    """A tier by key: its regime keys, and the most candidates it gives."""
+
+    regime_keys: Sequence[str]
+    most: int
+
+
+class Walked(NamedTuple):
+    """The strategies, by id, that a text names; and of each tier walked what it has, best first."""
+
+    strategies: list[tuple[str, str]]
+    tiers: dict[str, list[Source]]
+
+
+def ask_tiers(
     connection: Connection,
     workspace_id: UUID,
     group: ScoreGroup,
-    regime_keys: Sequence[str],
-    rows: int,
-    known_ids: Collection[str] = (),
-) -> list[Source]:
-    """Return the best scored tunes and runs of a group under some regime keys, best first, but known ones."""
+    tiers: Mapping[str, Tier],
+    needed: int,
+    *,
+    name: str | None = None,
+    itself: Collection[str] = (),
+) -> Callable[[], Walked]:
+    """Ask for the best scored tunes and runs of a group in each tier until enough are found.
+
+    The group is that of the one strategy with its id, or also with this name; of several nothing is walked.
+    `itself` may be among what is found, and does not count: so many more come of each tier.
+
+    Returns:
+        What gives the answer, when it is called: what is asked in a pipeline before that travels together.
+    """
     parameters = {
         "workspace_id": workspace_id,
-        "regime_keys": list(regime_keys),
-        "rows": rows,
-        "known_ids": list(known_ids),
+        "strategy_id": as_uuid(group.strategy_id),
+        "timeframe": group.timeframe,
+        "objective": group.objective,
+        "name": name,
+        "keys": _array(f'"{",".join(it.regime_keys)}"' for it in tiers.values()),
+        "most": _array(it.most for it in tiers.values()),
+        "rows": _array(it.most + len(itself) for it in tiers.values()),
+        "needed": needed,
+        "itself": _array(itself),
     }
-    found = connection.execute(statement("recommend_events.candidates"), {**parameters, **group._asdict()})
-    return [Source(*row) for row in found]
+    rows = connection.execute(statement("recommend_events.walk_tiers"), parameters)
+    return lambda: _walked(rows.fetchall(), list(tiers))
+
+
+def _array(values: Iterable[object]) -> str:
+    """Return an array of plain words and numbers as Postgres writes it, which takes psycopg longer."""
+    return f"{{{','.join(map(str, values))}}}"
+
+
+def _walked(rows: Iterable[tuple[Any, ...]], names: Sequence[str]) -> Walked:
+    found = Walked([], {})
+    for place, *row in rows:
+        if not place:
+            found.strategies.append((row[1], row[2]))
+            continue
+        sources = found.tiers.setdefault(names[place - 1], [])
+        if row[0] is not None:
+            sources.append(Source(*row))
+    return found
+
+
+def best_of_any(
+    connection: Connection, workspace_id: UUID, group: ScoreGroup, rows: int, known_ids: Collection[str]
+) -> list[Source]:
+    """Return the best scored tunes and runs of a group in any regime, best first, without known ones."""
+    parameters = {"workspace_id": workspace_id, "rows": rows, "known_ids": _array(known_ids)}
+    found = connection.execute(statement("recommend_events.best_of_any"), {**parameters, **group._asdict()})
+    return [Source(*row) for row in found.fetchall()]
 
 
 def candidates_by_id(connection: Connection, workspace_id: UUID, ids: Sequence[str]) -> dict[str, Source]:
@@ -75,12 +131,6 @@ def score_groups(
     return [
         ScoreGroup(*row) for row in connection.execute(statement("recommend_events.score_groups"), bounds)
     ]
-
-
-def group_keys(connection: Connection, workspace_id: UUID, group: ScoreGroup) -> list[str]:
-    """Return every regime key that a group has candidates under, of any ruleset; an empty one is none."""
-    scope = {"workspace_id": workspace_id, **group._asdict()}
-    return [row[0] for row in connection.execute(statement("recommend_events.group_keys"), scope)]
 
 
 def count_candidates(

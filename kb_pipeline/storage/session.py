@@ -2,12 +2,12 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import wraps
 from inspect import signature
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 from uuid import UUID
 
 from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
@@ -33,10 +33,13 @@ def in_its_workspace(work: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(work)
     def within(*arguments: P.args, **options: P.kwargs) -> T:
-        given = shape.bind(*arguments, **options).arguments
-        asked = given[workspace]
+        given: Sequence[Any] = arguments
+        if len(given) < len((session, workspace)):
+            named = shape.bind(*arguments, **options).arguments
+            given = named[session], named[workspace]
+        asked = given[1]
         workspace_id = asked if isinstance(asked, UUID) else asked.workspace_id
-        with as_ours(given[session]).working_in(workspace_id):
+        with as_ours(given[0]).working_in(workspace_id):
             return work(*arguments, **options)
 
     return within

@@ -263,30 +263,47 @@ def test_the_summary_reads_an_index_and_no_tune(connection: Connection, many: Wo
     assert (_rows_read([scan]), _rows_read(older)) == (TUNES, 0)
 
 
-def test_a_tier_probes_its_indexes_once_a_key_and_reads_no_more_than_it_may_give(
+@pytest.mark.parametrize(
+    ("tiers", "needed", "most"),
+    [
+        (["exact"], 1, 20),
+        (["partial_trend_vol"], 1, 40),
+        (list(tier_keys(KEY)), 20, 20),
+        (list(tier_keys(KEY)), 21, 60),
+    ],
+)
+def test_a_walk_probes_its_indexes_once_a_key_and_ends_with_the_tier_that_has_enough(
+    connection: Connection, many: Workspace, tiers: list[str], needed: int, most: int
+) -> None:
+    asked = {
+        "workspace_id": many.id,
+        **ScoreGroup(str(many.strategy_id), "1d", "sharpe")._asdict(),
+        "name": None,
+        "keys": [",".join(tier_keys(KEY)[tier]) for tier in tiers],
+        "most": [20] * len(tiers),
+        "rows": [20] * len(tiers),
+        "needed": needed,
+        "itself": [],
+    }
+    plan = _plan(connection, "recommend_events.walk_tiers", asked)
+    assert {"idx_tunes_ranking_in_strategy", "idx_kb_trials_ranking_in_strategy"} <= _indexes(plan)
+    assert not [it for it in plan if it["Node Type"] == "Seq Scan" and it["Relation Name"] != "kb_entities"]
+    for table in ("backtest_tunes", "kb_trials"):
+        assert _reads(connection, plan, most, table)
+
+
+def test_the_best_of_any_regime_step_from_key_to_key_and_probe_each_once(
     connection: Connection, many: Workspace
 ) -> None:
     group = ScoreGroup(str(many.strategy_id), "1d", "sharpe")
-    scope = {"workspace_id": many.id, "rows": 20, "known_ids": [], **group._asdict()}
-    everything = recommend_events.group_keys(connection, many.id, group)
-    assert sorted(everything) == sorted(regime_keys()[:45])
-    tiers = {**tier_keys(KEY), "global_best": everything}
-    for tier, most in (("exact", 20), ("partial_trend_vol", 40), ("global_best", 900)):
-        asked = {**scope, "regime_keys": list(tiers[tier])}
-        plan = _plan(connection, "recommend_events.candidates", asked)
-        assert _indexes(plan) == {"idx_tunes_ranking_in_strategy", "idx_kb_trials_ranking_in_strategy"}
-        assert _reads(connection, plan, most)
-        assert _reads(connection, plan, most, "kb_trials")
-
-
-def test_finding_the_keys_of_a_group_steps_from_one_to_the_next(
-    connection: Connection, many: Workspace
-) -> None:
-    group = ScoreGroup(str(many.strategy_id), "1d", "sharpe")
-    plan = _plan(connection, "recommend_events.group_keys", {"workspace_id": many.id, **group._asdict()})
+    asked = {"workspace_id": many.id, "rows": 20, "known_ids": [], **group._asdict()}
+    plan = _plan(connection, "recommend_events.best_of_any", asked)
     assert _indexes(plan) == {"idx_tunes_ranking_in_strategy", "idx_kb_trials_ranking_in_strategy"}
-    assert _reads(connection, plan, 45)
-    assert _reads(connection, plan, 45, "kb_trials")
+    for table in ("backtest_tunes", "kb_trials"):
+        scans = [it for it in plan if it.get("Relation Name") == table]
+        for is_probe, rows in ((False, 45), (True, 45 * 20)):
+            some = [it for it in scans if ("Infinity" in it["Index Cond"]) == is_probe]
+            assert _reads(connection, some, rows, table)
 
 
 def test_finding_the_score_groups_steps_from_one_to_the_next(connection: Connection, many: Workspace) -> None:

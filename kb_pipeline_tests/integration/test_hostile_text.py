@@ -76,7 +76,8 @@ def _recorded() -> Iterator[set[str]]:
     send = psycopg.Cursor.execute
 
     def execute(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
-        texts.add(query if isinstance(query, str) else query.as_string(self))
+        text = query.decode() if isinstance(query, bytes) else query
+        texts.add(text if isinstance(text, str) else text.as_string(self))
         return send(self, query, *arguments, **options)
 
     with patch.object(psycopg.Cursor, "execute", execute):

@@ -1,7 +1,6 @@
-"""Recommendations on a real Postgres: which tiers are walked, what each gives, and what is said of it."""
+"""Recommendations on a real Postgres: what is said of what was found, and what is logged."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,164 +13,23 @@ from kb_pipeline.questions.recommend import RecommendRequest, recommend
 from kb_pipeline.questions.recommendation import Recommendation
 from kb_pipeline.questions.similar import similar
 from kb_pipeline.storage.postgres import Connection
-from kb_pipeline_tests.attributed import kept, learn, regime_key, snapshot, won
+from kb_pipeline_tests.attributed import (
+    RECOMMENDED_FOR,
+    learn,
+    recommended,
+    regime_key,
+    snapshot,
+    won,
+)
 from kb_pipeline_tests.builders import add_strategy, add_workspace, write_daily_bars
 from kb_pipeline_tests.conftest import Workspace
 
-ASKED = "uptrend high_vol efficient"
+ASKED = RECOMMENDED_FOR
 KEY = regime_key(ASKED)
-
-
-def _ask(connection: Connection, workspace: Workspace, **options: Any) -> Recommendation:
-    asked = {} if {"snapshot", "run_id"} & options.keys() else {"regime_key": KEY}
-    settings = {"workspace_id": workspace.id, "strategy": "trend_following", **asked, **options}
-    return recommend(connection, RecommendRequest(**settings))
 
 
 def _ids(answer: Recommendation) -> list[str]:
     return [it.id for it in answer.candidates]
-
-
-# --- Tiers ---------------------------------------------------------------------------------------
-
-
-def test_tiers_are_walked_until_there_are_enough_and_given_in_their_order(
-    connection: Connection, workspace: Workspace
-) -> None:
-    exact = won(connection, workspace, ASKED, 0.1)
-    trend_vol = won(connection, workspace, "uptrend high_vol noisy", 0.2)
-    trend = won(connection, workspace, "uptrend low_vol _", 0.3)
-    vol = won(connection, workspace, "flat high_vol noisy", 0.4)
-    anything = won(connection, workspace, "downtrend low_vol noisy", 0.5)
-    run = kept(connection, workspace, None, 0.6)
-    learn(connection, workspace)
-    tiers = [
-        (1, [exact], "exact", 1.0),
-        (2, [exact, trend_vol], "partial_trend_vol", 0.85),
-        (3, [exact, trend_vol, trend], "partial_trend", 0.7),
-        (4, [exact, trend_vol, trend, vol], "partial_vol", 0.7),
-        # the distance tier needs a snapshot; a run without a regime serves the last tier alone
-        (5, [exact, trend_vol, trend, vol, run, anything], "global_best", 0.3),
-    ]
-    for min_samples, ids, tier, confidence in tiers:
-        answer = _ask(connection, workspace, min_samples=min_samples)
-        assert (_ids(answer), answer.tier_used, answer.confidence) == (ids, tier, confidence)
-        assert answer.is_sufficient
-
-
-def test_the_last_tier_knows_the_keys_of_other_rulesets(connection: Connection, workspace: Workspace) -> None:
-    own, foreign = (won(connection, workspace, ASKED, score) for score in (0.1, 0.9))
-    single = kept(connection, workspace, ASKED, 0.5)
-    learn(connection, workspace)
-    other_key = KEY.replace("default_v1", "house_v7")
-    connection.execute("UPDATE backtest_tunes SET regime_key = %s WHERE id = %s", [other_key, foreign])
-    connection.execute("UPDATE kb_trials SET regime_key = %s WHERE source_id = %s", [other_key, single])
-    answer = _ask(connection, workspace)
-    assert [(it.id, it.tier, it.matched) for it in answer.candidates[1:]] == [
-        (foreign, "global_best", []),
-        (single, "global_best", []),
-    ]
-    assert answer.candidates[0].id == own
-
-
-def test_with_a_snapshot_the_nearest_come_before_the_best(
-    connection: Connection, workspace: Workspace
-) -> None:
-    near = won(connection, workspace, "flat low_vol noisy", 0.1, features={"rsi": 52.0})
-    for score in range(21):
-        won(connection, workspace, "flat low_vol noisy", 1 + score, features={"rsi": 95.0})
-    learn(connection, workspace)
-    asked = RegimeSnapshot.from_dict(snapshot(ASKED))
-    answer = _ask(connection, workspace, snapshot=asked)
-    assert answer.counts == {
-        **dict.fromkeys(("exact", "partial_trend_vol", "partial_trend", "partial_vol"), 0),
-        "distance": 20,
-    }
-    by_id = {it.id: it for it in answer.candidates}
-    assert near in by_id, "it is the nearest, though the worst by score"
-    # all but one are at 95, so the scale of rsi is its floor, 2.5
-    assert by_id[near].distance == pytest.approx(0.8)
-    assert [it.feature for it in by_id[near].contributions] == ["rsi"]
-    assert [it.score for it in answer.candidates] == sorted((it.score for it in by_id.values()), reverse=True)
-
-
-def test_the_nearest_are_counted_without_those_of_the_tiers_before(
-    connection: Connection, workspace: Workspace
-) -> None:
-    for score in range(3):
-        won(connection, workspace, ASKED, score)
-    for score in range(22):
-        won(connection, workspace, "flat low_vol noisy", score, features={"rsi": 60.0})
-    learn(connection, workspace)
-    asked = RegimeSnapshot.from_dict(snapshot(ASKED))
-    assert _ask(connection, workspace, snapshot=asked).counts == {
-        "exact": 3,
-        "partial_trend_vol": 0,
-        "partial_trend": 0,
-        "partial_vol": 0,
-        "distance": 20,
-    }
-
-
-def test_a_candidate_stands_in_the_first_tier_that_has_it_alone(
-    connection: Connection, workspace: Workspace
-) -> None:
-    ids = [won(connection, workspace, tags, 1) for tags in (ASKED, "uptrend high_vol _", "flat high_vol _")]
-    learn(connection, workspace)
-    asked = RegimeSnapshot.from_dict(snapshot(ASKED))
-    answer = _ask(connection, workspace, snapshot=asked, min_samples=99)
-    assert _ids(answer) == ids
-    assert [it.tier for it in answer.candidates] == ["exact", "partial_trend_vol", "partial_vol"]
-    assert (answer.tier_used, answer.is_sufficient) == ("partial_vol", False)
-
-
-def test_scores_rank_inside_a_tier_and_ties_go_by_id(connection: Connection, workspace: Workspace) -> None:
-    low, high = won(connection, workspace, ASKED, 1), won(connection, workspace, ASKED, 3)
-    tied = [won(connection, workspace, ASKED, 2) for _ in range(3)]
-    tied.append(kept(connection, workspace, ASKED, 2))
-    learn(connection, workspace)
-    ranked = [high, *sorted(tied), low]
-    assert _ids(_ask(connection, workspace)) == ranked
-    for k in range(1, 6):
-        assert _ids(_ask(connection, workspace, k=k, min_samples=1)) == ranked[:k]
-
-
-def test_a_tier_is_capped_and_the_answer_cut_to_k(connection: Connection, workspace: Workspace) -> None:
-    for score in range(12):
-        won(connection, workspace, "uptrend low_vol _", score)
-    learn(connection, workspace)
-    answer = _ask(connection, workspace, min_samples=12)
-    assert answer.counts["partial_trend"] == 10
-    assert answer.counts["global_best"] == 2
-    cut = _ask(connection, workspace, min_samples=12, k=3)
-    assert [it.score for it in cut.candidates] == [11, 10, 9]
-    assert cut.counts == {**answer.counts, "global_best": 2}
-
-
-def test_a_tune_without_a_score_recommends_nothing(connection: Connection, workspace: Workspace) -> None:
-    won(connection, workspace, ASKED, None)
-    nan = won(connection, workspace, ASKED, 1)
-    good = won(connection, workspace, ASKED, -1)
-    learn(connection, workspace)
-    connection.execute("UPDATE backtest_tunes SET best_oos_score = 'NaN' WHERE id = %s", [nan])
-    assert _ids(_ask(connection, workspace)) == [good]
-    asked = RegimeSnapshot.from_dict(snapshot("flat low_vol noisy"))
-    assert _ids(_ask(connection, workspace, snapshot=asked)) == [good]
-
-
-def test_every_candidate_says_why_in_one_sentence(connection: Connection, workspace: Workspace) -> None:
-    tune = won(connection, workspace, "uptrend high_vol _", 1.5, features={"rsi": 55.0, "zscore": 0.25})
-    learn(connection, workspace)
-    asked = RegimeSnapshot.from_dict(snapshot(ASKED))
-    (candidate,) = _ask(connection, workspace, snapshot=asked).candidates
-    # scales are floors: rsi 5 / 2.5 = 2, zscore 0.25 / 0.25 = 1, together sqrt(5)
-    assert candidate.explanation == (
-        f"Tune {tune} scored 1.500 out of sample in the same trend and volatility (trend, vol agree), "
-        "one of 1 found there, 2.24 away, mostly by rsi 50 to 55 (80%), zscore 0 to 0.25 (20%)."
-    )
-    assert candidate.to_dict()["explanation"] == candidate.explanation
-    assert (candidate.n, candidate.params, candidate.matched) == (1, {"fast": 5}, ["trend", "vol"])
-    assert "(trend agrees)," in replace(candidate, matched=["trend"]).explanation
 
 
 # --- Whose scores --------------------------------------------------------------------------------
@@ -185,13 +43,13 @@ def test_scores_of_one_timeframe_and_objective_are_ranked_and_the_others_named(
     won(connection, workspace, ASKED, 9, objective_type="calmar")
     unknown = won(connection, workspace, ASKED, 9, timeframe=None)
     learn(connection, workspace)
-    answer = _ask(connection, workspace, min_samples=2)
+    answer = recommended(connection, workspace, min_samples=2)
     assert (_ids(answer), answer.timeframe, answer.objective) == (days[::-1], "1d", "sharpe")
     (warning,) = answer.warnings
     assert "these are of 1d sharpe" in warning
     assert "1h sharpe (1), unknown sharpe (1), 1d calmar (1)" in warning
-    assert _ids(_ask(connection, workspace, timeframe="unknown")) == [unknown]
-    (calmar,) = _ask(connection, workspace, objective="calmar").candidates
+    assert _ids(recommended(connection, workspace, timeframe="unknown")) == [unknown]
+    (calmar,) = recommended(connection, workspace, objective="calmar").candidates
     assert calmar.score == 9
 
 
@@ -204,9 +62,21 @@ def test_a_run_fixes_the_timeframe_and_neither_it_nor_its_tune_answers(
     learn(connection, workspace)
     row = connection.execute("SELECT best_oos_run_id FROM backtest_tunes WHERE id = %s", [own]).fetchone()
     assert row is not None
-    answer = _ask(connection, workspace, run_id=row[0], min_samples=1)
+    answer = recommended(connection, workspace, run_id=row[0], min_samples=1)
     assert (_ids(answer), answer.timeframe) == ([other], "1h")
     assert f"Left out, because the question is about it: {own}." in answer.warnings
+
+
+def test_what_a_question_is_about_is_not_counted_as_enough(
+    connection: Connection, workspace: Workspace
+) -> None:
+    own = won(connection, workspace, ASKED, 9)
+    other = won(connection, workspace, "uptrend high_vol noisy", 1)
+    learn(connection, workspace)
+    row = connection.execute("SELECT best_oos_run_id FROM backtest_tunes WHERE id = %s", [own]).fetchone()
+    assert row is not None
+    answer = recommended(connection, workspace, run_id=row[0], min_samples=1)
+    assert (_ids(answer), answer.tier_used) == ([other], "partial_trend_vol")
 
 
 def test_other_workspaces_and_strategies_give_nothing(connection: Connection, workspace: Workspace) -> None:
@@ -218,7 +88,7 @@ def test_other_workspaces_and_strategies_give_nothing(connection: Connection, wo
     own = won(connection, workspace, ASKED, 1)
     learn(connection, workspace)
     for options in ({}, {"snapshot": RegimeSnapshot.from_dict(snapshot(ASKED))}):
-        assert _ids(_ask(connection, workspace, min_samples=99, **options)) == [own]
+        assert _ids(recommended(connection, workspace, min_samples=99, **options)) == [own]
 
 
 # --- What is said --------------------------------------------------------------------------------
@@ -237,7 +107,7 @@ def test_too_little_is_said_and_single_relaxations_are_suggested(
     for _ in range(2):
         won(connection, reversal, ASKED, 1)
     learn(connection, workspace)
-    answer = _ask(connection, workspace, timeframe="1d", objective="sharpe")
+    answer = recommended(connection, workspace, timeframe="1d", objective="sharpe")
     assert answer.warnings == ["2 candidates in all tiers, fewer than the 5 asked for."]
     assert [str(it) for it in answer.suggestions] == [
         "--min-samples 2 would give 2",
@@ -255,7 +125,7 @@ def test_a_thin_regime_is_said_where_other_tiers_made_up_for_it(
     for _ in range(4):
         won(connection, workspace, "uptrend high_vol _", 1)
     learn(connection, workspace)
-    answer = _ask(connection, workspace)
+    answer = recommended(connection, workspace)
     assert answer.warnings == [
         "The regime itself has 1 candidate, fewer than the 5 asked for; the others are from the tiers "
         "down to partial_trend_vol."
@@ -264,7 +134,7 @@ def test_a_thin_regime_is_said_where_other_tiers_made_up_for_it(
 
 
 def test_nothing_known_is_an_answer_too(connection: Connection, workspace: Workspace) -> None:
-    answer = _ask(connection, workspace, snapshot=RegimeSnapshot.from_dict(snapshot(ASKED)))
+    answer = recommended(connection, workspace, snapshot=RegimeSnapshot.from_dict(snapshot(ASKED)))
     assert (answer.candidates, answer.tier_used, answer.confidence) == ([], "none", None)
     assert "fewer than the 5 asked for. No tune of this workspace has a regime" in " ".join(answer.warnings)
     assert "found: exact 0" in answer.to_text()
@@ -284,7 +154,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_what_cannot_be_asked_is_refused(connection: Connection, workspace: Workspace) -> None:
     for options, message in REFUSED:
         with pytest.raises(BadArgumentError, match=message):
-            _ask(connection, workspace, **options)
+            recommended(connection, workspace, **options)
     assert connection.execute("SELECT count(*) FROM recommend_events").fetchone() == (0,)
 
 
@@ -295,20 +165,24 @@ def test_a_name_that_two_strategies_have_is_refused_with_both(
     with pytest.raises(
         BadArgumentError, match=r"2 strategies are named 'trend_following'. Give an id: "
     ) as error:
-        _ask(connection, workspace)
+        recommended(connection, workspace)
+    with pytest.raises(BadArgumentError, match="2 strategies are named"):
+        recommended(connection, workspace, timeframe="1d", objective="sharpe")
     assert str(workspace.strategy_id) in str(error.value)
-    assert _ask(connection, workspace, strategy=str(workspace.strategy_id)).strategy == "trend_following"
+    assert (
+        recommended(connection, workspace, strategy=str(workspace.strategy_id)).strategy == "trend_following"
+    )
 
 
 # --- The log -------------------------------------------------------------------------------------
 
 
 def test_every_call_is_logged_with_what_its_tiers_found(connection: Connection, workspace: Workspace) -> None:
-    _ask(connection, workspace)
+    recommended(connection, workspace)
     won(connection, workspace, ASKED, 1.5)
     won(connection, workspace, "uptrend high_vol _", 1)
     learn(connection, workspace)
-    _ask(connection, workspace, min_samples=2, k=1)
+    recommended(connection, workspace, min_samples=2, k=1)
     rows = connection.execute(
         "SELECT strategy_entity_id, query_regime_key, query_trend_tag, query_vol_tag, timeframe, objective,"
         " tier_used, tiers_attempted, exact_count, partial_trend_vol_count, global_count, k, min_samples,"
@@ -330,16 +204,16 @@ def test_a_call_that_may_not_write_is_answered_and_says_so(
     learn(connection, workspace)
     connection.execute("SET default_transaction_read_only = on")
     asked = RegimeSnapshot.from_dict(snapshot(ASKED))
-    answer = _ask(connection, workspace, snapshot=asked, min_samples=1)
+    answer = recommended(connection, workspace, snapshot=asked, min_samples=1)
     assert _ids(answer) == [tune]
     assert answer.warnings == [
         "Changed lately and not in the distances yet: 1 tunes or runs.",
         "This call could not be logged: cannot execute INSERT in a read-only transaction",
     ]
-    answer = _ask(connection, workspace, regime_key=KEY, min_samples=1)
+    answer = recommended(connection, workspace, regime_key=KEY, min_samples=1)
     assert (_ids(answer), len(answer.warnings)) == ([tune], 1)
     with connection.transaction():
-        assert _ids(_ask(connection, workspace, min_samples=1)) == [tune]
+        assert _ids(recommended(connection, workspace, min_samples=1)) == [tune]
         assert connection.execute("SELECT 1").fetchone() == (1,), "the caller's transaction is not spoilt"
 
 
@@ -365,7 +239,7 @@ def test_what_could_not_be_computed_of_the_regime_asked_about_is_said(
 
 
 def test_the_key_asked_about_is_named_once(connection: Connection, workspace: Workspace) -> None:
-    text = _ask(connection, workspace).to_text()
+    text = recommended(connection, workspace).to_text()
     assert text.splitlines()[0] == f"trend_following in {KEY} (the key given), unknown bars, objective sharpe"
     assert text.count(KEY) == 1
 
@@ -376,7 +250,7 @@ def test_what_was_left_open_does_not_hide_what_a_single_relaxation_gives(
 ) -> None:
     won(connection, workspace, ASKED, 1, objective_type="calmar")
     learn(connection, workspace)
-    ((option, count),) = _ask(connection, workspace, **asked).suggestions
+    ((option, count),) = recommended(connection, workspace, **asked).suggestions
     assert (option, count) == ("--timeframe 1d" if "timeframe" in asked else "--objective calmar", 1)
 
 
@@ -385,7 +259,7 @@ def test_parameters_beyond_a_float_are_still_json(connection: Connection, worksp
     learn(connection, workspace)
     huge = "9" * 400 + ".5"
     connection.execute(f"""UPDATE backtest_tunes SET best_oos_params = '{{"huge": {huge}, "odd": 1.5}}'""")
-    answer = _ask(connection, workspace)
+    answer = recommended(connection, workspace)
     json.dumps(answer.to_dict(), allow_nan=False)
     assert answer.candidates[0].params == {"huge": huge, "odd": 1.5}, "as they are stored"
 
@@ -395,6 +269,6 @@ def test_a_tier_counts_what_it_found_before_the_cut_to_k(
 ) -> None:
     tunes = [won(connection, workspace, ASKED, score) for score in range(9)]
     learn(connection, workspace)
-    answer = _ask(connection, workspace, k=2)
+    answer = recommended(connection, workspace, k=2)
     assert _ids(answer) == [tunes[8], tunes[7]]
     assert (answer.counts, answer.candidates[0].n) == ({"exact": 9}, 9)

@@ -62,3 +62,17 @@ def test_a_statement_that_does_not_is_seen() -> None:
     assert _unguarded("DELETE FROM kb_trials") == ["kb_trials "]
     assert _unguarded("SELECT 1 FROM backtest_tune_runs AS trial WHERE trial.run_id = 1")
     assert sum(bool(_REFERENCE.search(text)) for text in STATEMENTS.values()) > 60
+
+
+PSYCOPG_REMEMBERS = 4_096
+"""Characters of a statement that psycopg keeps taken apart; a longer one is taken apart for each call."""
+
+
+@pytest.mark.parametrize("name", ["walk_tiers", "best_of_any", "candidates_by_id", "log_event"])
+def test_a_statement_of_a_quick_answer_is_taken_apart_once(name: str) -> None:
+    assert len(sql.statement(f"recommend_events.{name}")) <= PSYCOPG_REMEMBERS
+
+
+def test_a_statement_is_sent_without_its_description_and_its_indents() -> None:
+    assert sql.statement("session.now") == "SELECT now()"
+    assert "\n " not in sql.statement("recommend_events.walk_tiers")
