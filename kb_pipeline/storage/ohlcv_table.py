@@ -27,7 +27,7 @@ from kb_pipeline.storage.ohlcv_cells import BadCell, NumberColumn, read_numbers,
 from kb_pipeline.storage.ohlcv_failures import Failure, Refusal, refuse, refuse_all, shown
 
 _ALIASES: Final = {
-    "time": ("timestamp", "datetime", "date", "time", "ts"),
+    "time": ("time", "datetime", "date", "timestamp", "ts"),
     "open": ("open", "o"),
     "high": ("high", "h"),
     "low": ("low", "l"),
@@ -132,9 +132,7 @@ def _refuse_missing(path: Path, names: Sequence[str], missing: list[str]) -> Non
     if not missing:
         return
     found = ", ".join(shown(name.strip()) for name in names[:12]) + (", ..." if len(names) > 12 else "")
-    wanted = ", ".join(
-        f"{role} (or {', '.join(it for it in _ALIASES[role] if it != role)})" for role in missing
-    )
+    wanted = ", ".join(f"{role} (or {', '.join(_ALIASES[role][1:])})" for role in missing)
     raise refuse(
         path, Refusal.MISSING_COLUMNS, f"found the columns {found}; needed also {wanted}. Name the columns so"
     )

@@ -198,7 +198,7 @@ def test_a_row_that_contradicts_itself_shows_the_cells_it_is_held_against(tmp_pa
 def test_a_missing_column_is_named_with_each_other_name_it_may_have(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("2024-01-01,1,2,0.5,1.5\n", encoding="utf-8")
-    wanted = "needed also time (or timestamp, datetime, date, ts), open (or o), high (or h), "
+    wanted = "needed also time (or datetime, date, timestamp, ts), open (or o), high (or h), "
     assert wanted in str(refusal(path))
 
 
