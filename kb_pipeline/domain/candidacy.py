@@ -117,7 +117,11 @@ def is_candidate(
     experiment_type: str,
     config: CandidacyConfig | None = None,
 ) -> CandidacyDecision:
-    """Put one run through the gate: the many-run gate with one row. Never raises.
+    """Put one run through the gate: `gate_verdicts` with one row. Never raises.
+
+    For callers with one run at hand. The backfill calls `gate_verdicts` itself, a page at a time; that its
+    reading of metrics leads to the same verdicts is what `test_the_backfill_decides_as_is_candidate_does`
+    holds it to.
 
     A metric that is not a finite number never passes: where no gate fails, it is `invalid_metric`.
     """

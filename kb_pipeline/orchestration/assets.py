@@ -96,7 +96,10 @@ def regime_snapshots(
 def candidacy_decisions(
     context: dg.AssetExecutionContext, config: CandidacySettings, database: DatabaseParam, prices: PricesParam
 ) -> dg.MaterializeResult[None]:
-    """Runs put through the quality gate: those that pass become candidates, the rest keep their reason."""
+    """Runs put through the quality gate: those that pass become candidates.
+
+    Of the others nothing is stored: their reasons are counted in the report, and looked for again next time.
+    """
     return run_asset(context, CANDIDACY, config, database, prices)
 
 

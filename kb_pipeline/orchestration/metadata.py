@@ -88,7 +88,7 @@ def uplift_metadata(
         "scanned": report.scanned,
         "known": report.known,
         "unknown": report.scanned - report.known,
-        "thin_cells": sum(cell.thin for cell in regimes),
+        "thin_regimes": sum(cell.thin for cell in regimes),
         "dashboard": dg.MetadataValue.path(page),
         "dashboard_bytes": page.stat().st_size,
         "report": dg.MetadataValue.md(markdown_block(uplift_text(report))),

@@ -51,7 +51,9 @@ def run_asset(
 def _describe(context: dg.AssetExecutionContext, done: Mapping[str, Metadata]) -> None:
     """Add to each partition's materialization its metadata.
 
-    Not by add_asset_metadata, which reads all keys of the run again for every one of them.
+    Not by add_asset_metadata, which reads all keys of the run again for every one of them. What it writes
+    to, `_metadata_accumulator`, is Dagster's own: where an upgrade moves it, partitions lack their numbers,
+    and `test_a_whole_workspace_is_one_run_with_two_events_a_pair` fails.
     """
     step = context.get_step_execution_context()
     for key, metadata in done.items():
@@ -131,7 +133,9 @@ def named_failures(context: Context) -> Iterator[None]:
 def record(context: Context, step: Step, done: Mapping[str, Metadata]) -> None:
     """Tell Dagster of partitions that are done, in one write as it does for an asset's own.
 
-    As log_event does it, which writes them one by one.
+    As log_event does it, which writes them one by one. What it appends to, `_events`, is Dagster's own:
+    where an upgrade moves it, whoever executes the job does not hear of them, and
+    `test_the_dry_runs_count_what_the_next_run_does_and_write_nothing` fails.
     """
     op = context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context
     batch, last = str(uuid4()), len(done) - 1

@@ -1,6 +1,7 @@
 """The candidacy backfill on a real Postgres: what it writes, what it leaves alone, how it resumes."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,6 +11,7 @@ import pytest
 from kb_pipeline.backfills.candidacy import CandidacyRequest, backfill_candidacy
 from kb_pipeline.backfills.engine import Watch
 from kb_pipeline.backfills.report import BackfillReport
+from kb_pipeline.domain.candidacy import CandidacyConfig, VariantMetricsForCandidacy, is_candidate
 from kb_pipeline.errors import AlreadyRunningError, BadArgumentError
 from kb_pipeline.rules import BackfillKind
 from kb_pipeline.storage.locks import writer_lock
@@ -58,6 +60,21 @@ def test_a_dry_run_counts_the_same_and_writes_nothing(connection: Connection, wo
     report = _backfill(connection, workspace)
     assert (rehearsal.scanned, rehearsal.updated, rehearsal.skipped) == (2, 1, {"sharpe_too_low": 1})
     assert (report.scanned, report.updated, report.skipped) == (2, 1, {"sharpe_too_low": 1})
+
+
+def test_the_backfill_decides_as_is_candidate_does(connection: Connection, workspace: Workspace) -> None:
+    expected: dict[str, str] = {}
+    for trades, drawdown, sharpe in product((4, 5), (25.0, -26.0, None), (0.1, 0.05, None)):
+        summary = {"trades": trades, "max_drawdown_pct": drawdown, "sharpe": sharpe}
+        fraction = None if drawdown is None else abs(drawdown) / 100
+        metrics = VariantMetricsForCandidacy(trades, fraction, None, sharpe)
+        decision = is_candidate(metrics, None, "sweep", CandidacyConfig(require_regime=False))
+        expected[str(add_run(connection, workspace, summary=summary))] = str(decision.reason)
+    report = _backfill(connection, workspace)
+    found = {row.split()[0]: reason for reason, rows in report.examples.items() for row in rows}
+    passed = {run_id for run_id in expected if _status(connection, UUID(run_id)) == "candidate"}
+    assert found | dict.fromkeys(passed, "passed_all_gates") == expected
+    assert len(set(expected.values())) == 4
 
 
 def test_after_a_dry_run_the_session_may_write_again(connection: Connection, workspace: Workspace) -> None:

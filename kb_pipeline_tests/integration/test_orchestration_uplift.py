@@ -69,7 +69,7 @@ def test_a_materialization_shows_numbers_tables_a_picture_and_the_text(
     )
     assert result.success
     found = _metadata(instance)
-    assert [found[name].value for name in ("scanned", "known", "unknown", "thin_cells")] == [6, 6, 0, 0]
+    assert [found[name].value for name in ("scanned", "known", "unknown", "thin_regimes")] == [6, 6, 0, 0]
     (row,) = found["by_regime"].records
     assert (row.data["regime"], row.data["n"]) == ("uptrend high_vol efficient", "6 of 6")
     assert found["by_strategy"].records[0].data["strategy"] == "trend_following"
