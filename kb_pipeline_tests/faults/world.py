@@ -100,9 +100,9 @@ def remember(connection: Connection) -> None:
         (names,) = connection.execute(_STORED_COLUMNS, [table]).fetchone() or ("",)
         connection.execute(f"CREATE TABLE remembered.{table} AS TABLE {table}")  # type: ignore[call-overload]
         again.append(f"INSERT INTO {table} ({names}) SELECT {names} FROM remembered.{table}")
-    connection.execute(
-        "CREATE PROCEDURE remembered.restore() LANGUAGE sql AS $$" + ";\n".join(again) + "$$"  # type: ignore[call-overload]
-    )
+    # Rows that were stored before need no second look at what they refer to, which took half the time.
+    head = "CREATE PROCEDURE remembered.restore() LANGUAGE sql SET session_replication_role = replica AS $$"
+    connection.execute(head + ";\n".join(again) + "$$")  # type: ignore[call-overload]
 
 
 _STORED_COLUMNS = (
