@@ -34,9 +34,10 @@ shell: $(READY)  ## Open a shell in which the README's commands work as they are
 	@environment="$$($(BIN)/python -m kb_pipeline.orchestration.instance)" || exit 1; eval "$$environment"; \
 	  PATH="$(CURDIR)/$(BIN):$$PATH" exec "$${SHELL:-/bin/sh}"
 
-test: $(READY)  ## Run the whole test suite, in two processes.
+# Three processes for two cores: a test waits for others as long as a quarter of its time.
+test: $(READY)  ## Run the whole test suite, in three processes.
 	@scripts/ensure-programs
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-postgres15: $(READY)  ## Run the tests of the database against Postgres 15, the oldest supported (Debian's package).
 	@KB_TEST_POSTGRES_BIN=/usr/lib/postgresql/15/bin $(BIN)/python -m pytest -n 2 --dist loadfile kb_pipeline_tests/integration kb_pipeline_tests/migration --ignore kb_pipeline_tests/integration/test_embedded.py

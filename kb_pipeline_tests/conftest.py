@@ -45,17 +45,18 @@ _MEMORY_BYTES = 4 << 30
 """Free there before servers may lie in it; two take a tenth of this."""
 
 _LONGEST_FIRST = (
-    *("test_dagster_ui", "test_dagster_commands", "test_kills_beside_people", "test_server_faults"),
-    *(
-        "test_sensor_kills",
-        "test_kills",
-        "test_signals",
-        "test_cli_reports",
-        "test_house",
-        "test_write_races",
-    ),
+    *("test_dagster_ui", "test_dagster_commands", "test_kills", "test_kills_beside_people"),
+    *("test_sensor_kills", "test_ohlcv_properties", "test_server_faults", "test_machines", "test_signals"),
+    *("test_orchestration_runs", "test_benchmarks", "test_cli_reports", "test_tenants", "test_dashboard"),
+    *("test_side_by_side", "test_ohlcv_bounds", "test_dagster_stop", "test_cli_interruption"),
+    *("test_write_races", "test_data_files", "test_drift", "test_migrations", "test_hostile_text"),
 )
-"""Files of more than ten seconds. Two processes that share the files out end together only if these begin."""
+"""Files of more than five seconds. Processes that share the files out end together only if these begin."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Left to itself, pytest-xdist would hand out the files of most tests first, and these last.
+    config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
