@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kb_pipeline.storage.postgres import Connection
-from kb_pipeline_tests.acceptance.commands import AAPL_FILE, ANY_ID, ESCAPE, run, run_here
+from kb_pipeline_tests.acceptance.commands import AAPL_FILE, ANY_ID, ESCAPE, PROJECT, run, run_here
 from kb_pipeline_tests.builders import FLAT_SNAPSHOT, GOOD_SUMMARY, add_run, column, write_daily_bars
 from kb_pipeline_tests.conftest import CopyOf, Workspace
 
@@ -61,7 +61,7 @@ REGIME_REPORT = f"""
 BACKFILL REGIME REPORT
 ==================================================
 Workspace:      {DEMO_ID}
-OHLCV File:     {AAPL_FILE}
+OHLCV File:     {AAPL_FILE.relative_to(PROJECT)}
 Symbol:         AAPL
 Timeframe:      1d
 OHLCV Rows:     3270
