@@ -42,7 +42,7 @@ DEMO = Path(__file__).resolve().parents[1] / "data" / "demo"
 _TEMPLATE = "kb_template"
 _DISK, _MEMORY = Path("/tmp"), Path("/dev/shm")  # noqa: S108 - private directories are made in them
 _MEMORY_BYTES = 4 << 30
-"""Free there before servers may lie in it; two take a tenth of this."""
+"""Free there before servers may lie in it; those of three processes take 0.7 GB together."""
 
 _LONGEST_FIRST = (
     *("test_dagster_ui", "test_dagster_commands", "test_kills", "test_kills_beside_people"),
