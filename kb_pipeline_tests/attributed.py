@@ -90,3 +90,8 @@ def recommended(connection: Connection, workspace: Workspace, **options: Any) ->
     asked = {} if {"snapshot", "run_id"} & options.keys() else {"regime_key": regime_key(RECOMMENDED_FOR)}
     settings = {"workspace_id": workspace.id, "strategy": "trend_following", **asked, **options}
     return recommend(connection, RecommendRequest(**settings))
+
+
+def ids_of(answer: Recommendation) -> list[str]:
+    """Return the candidates of a recommendation, in its order."""
+    return [it.id for it in answer.candidates]

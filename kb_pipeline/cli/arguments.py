@@ -47,11 +47,11 @@ class Workspace(click.ParamType[UUID]):
         """Return the id; of an id that is well formed, not yet whether there is such a workspace."""
         with suppress(ValueError):
             return UUID(str(value).strip())
-        from kb_pipeline.storage.session import workspace_of_slug
+        from kb_pipeline.storage.orchestration import find_workspace
 
         try:
             with session("workspace") as connection:
-                return workspace_of_slug(connection, value)
+                return find_workspace(connection, value).id
         except DatabaseError as error:
             self.fail(f"{value!r} is no id, and no database can be asked for that slug. {error}", param, ctx)
 

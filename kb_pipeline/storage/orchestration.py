@@ -12,7 +12,7 @@ from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.sql import statement
 from kb_pipeline.storage.backtest_runs import Rows
 from kb_pipeline.storage.postgres import Connection
-from kb_pipeline.storage.session import in_its_workspace
+from kb_pipeline.storage.session import in_its_workspace, workspaces_there
 
 PLOTTED_WINDOWS: Final = 300
 """Windows drawn over one price series; more of them only darken the picture."""
@@ -72,13 +72,14 @@ def find_workspace(connection: Connection, name: str) -> Workspace:
     """Return the workspace of a slug or an id.
 
     Raises:
-        BadArgumentError: There is none; a slug may have been renamed.
+        BadArgumentError: There is none; the message lists those there are.
     """
     row = connection.execute(statement("orchestration.find_workspace"), {"name": name}).fetchone()
     if row is None:
         raise BadArgumentError(
-            f"There is no workspace {name!r} in database {connection.info.dbname!r}. "
-            "It may have been renamed; `kb-pipeline partitions sync` brings the partitions up to date."
+            f"There is no workspace {name!r} in database {connection.info.dbname!r}, by slug or id. "
+            "It may have been renamed: correct --workspace-id, or bring the partitions up to date with "
+            f"`kb-pipeline partitions sync`. {workspaces_there(connection)}"
         )
     return Workspace(UUID(row[0]), row[1], row[2])
 

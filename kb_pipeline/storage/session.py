@@ -110,26 +110,12 @@ def require_workspace(connection: Connection, workspace_id: UUID) -> None:
         info = connection.info
         raise BadArgumentError(
             f"There is no workspace {workspace_id} in database {info.dbname!r} at {info.host}. "
-            f"Check --workspace-id and KB_DATABASE_URL. {_workspaces_there(connection)}"
+            f"Check --workspace-id and KB_DATABASE_URL. {workspaces_there(connection)}"
         )
 
 
-def workspace_of_slug(connection: Connection, slug: str) -> UUID:
-    """Return the id of the workspace of this slug.
-
-    Raises:
-        BadArgumentError: There is none; the message lists those there are.
-    """
-    row = connection.execute(statement("orchestration.find_workspace"), {"name": slug}).fetchone()
-    if row is None:
-        raise BadArgumentError(
-            f"{slug!r} is neither the id nor the slug of a workspace. "
-            f"Check --workspace-id and KB_DATABASE_URL. {_workspaces_there(connection)}"
-        )
-    return UUID(row[0])
-
-
-def _workspaces_there(connection: Connection) -> str:
+def workspaces_there(connection: Connection) -> str:
+    """Return in words which workspaces there are, for who asked for another one."""
     rows = connection.execute(statement("session.first_workspaces"), {"rows": _LISTED_WORKSPACES}).fetchall()
     named = [f"{slug} ({workspace_id})" for slug, workspace_id, _ in rows]
     rest = f" and {rows[0][2] - len(rows)} more" if rows and rows[0][2] > len(rows) else ""

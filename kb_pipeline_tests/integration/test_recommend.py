@@ -10,11 +10,11 @@ import pytest
 from kb_pipeline.domain.regime import RegimeSnapshot
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.questions.recommend import RecommendRequest, recommend
-from kb_pipeline.questions.recommendation import Recommendation
 from kb_pipeline.questions.similar import similar
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline_tests.attributed import (
     RECOMMENDED_FOR,
+    ids_of,
     learn,
     recommended,
     regime_key,
@@ -26,10 +26,6 @@ from kb_pipeline_tests.conftest import Workspace
 
 ASKED = RECOMMENDED_FOR
 KEY = regime_key(ASKED)
-
-
-def _ids(answer: Recommendation) -> list[str]:
-    return [it.id for it in answer.candidates]
 
 
 # --- Whose scores --------------------------------------------------------------------------------
@@ -44,11 +40,11 @@ def test_scores_of_one_timeframe_and_objective_are_ranked_and_the_others_named(
     unknown = won(connection, workspace, ASKED, 9, timeframe=None)
     learn(connection, workspace)
     answer = recommended(connection, workspace, min_samples=2)
-    assert (_ids(answer), answer.timeframe, answer.objective) == (days[::-1], "1d", "sharpe")
+    assert (ids_of(answer), answer.timeframe, answer.objective) == (days[::-1], "1d", "sharpe")
     (warning,) = answer.warnings
     assert "these are of 1d sharpe" in warning
     assert "1h sharpe (1), unknown sharpe (1), 1d calmar (1)" in warning
-    assert _ids(recommended(connection, workspace, timeframe="unknown")) == [unknown]
+    assert ids_of(recommended(connection, workspace, timeframe="unknown")) == [unknown]
     (calmar,) = recommended(connection, workspace, objective="calmar").candidates
     assert calmar.score == 9
 
@@ -63,7 +59,7 @@ def test_a_run_fixes_the_timeframe_and_neither_it_nor_its_tune_answers(
     row = connection.execute("SELECT best_oos_run_id FROM backtest_tunes WHERE id = %s", [own]).fetchone()
     assert row is not None
     answer = recommended(connection, workspace, run_id=row[0], min_samples=1)
-    assert (_ids(answer), answer.timeframe) == ([other], "1h")
+    assert (ids_of(answer), answer.timeframe) == ([other], "1h")
     assert f"Left out, because the question is about it: {own}." in answer.warnings
 
 
@@ -76,7 +72,7 @@ def test_what_a_question_is_about_is_not_counted_as_enough(
     row = connection.execute("SELECT best_oos_run_id FROM backtest_tunes WHERE id = %s", [own]).fetchone()
     assert row is not None
     answer = recommended(connection, workspace, run_id=row[0], min_samples=1)
-    assert (_ids(answer), answer.tier_used) == ([other], "partial_trend_vol")
+    assert (ids_of(answer), answer.tier_used) == ([other], "partial_trend_vol")
 
 
 def test_other_workspaces_and_strategies_give_nothing(connection: Connection, workspace: Workspace) -> None:
@@ -88,7 +84,7 @@ def test_other_workspaces_and_strategies_give_nothing(connection: Connection, wo
     own = won(connection, workspace, ASKED, 1)
     learn(connection, workspace)
     for options in ({}, {"snapshot": RegimeSnapshot.from_dict(snapshot(ASKED))}):
-        assert _ids(recommended(connection, workspace, min_samples=99, **options)) == [own]
+        assert ids_of(recommended(connection, workspace, min_samples=99, **options)) == [own]
 
 
 # --- What is said --------------------------------------------------------------------------------
@@ -205,15 +201,15 @@ def test_a_call_that_may_not_write_is_answered_and_says_so(
     connection.execute("SET default_transaction_read_only = on")
     asked = RegimeSnapshot.from_dict(snapshot(ASKED))
     answer = recommended(connection, workspace, snapshot=asked, min_samples=1)
-    assert _ids(answer) == [tune]
+    assert ids_of(answer) == [tune]
     assert answer.warnings == [
         "Changed lately and not in the distances yet: 1 tunes or runs.",
         "This call could not be logged: cannot execute INSERT in a read-only transaction",
     ]
     answer = recommended(connection, workspace, regime_key=KEY, min_samples=1)
-    assert (_ids(answer), len(answer.warnings)) == ([tune], 1)
+    assert (ids_of(answer), len(answer.warnings)) == ([tune], 1)
     with connection.transaction():
-        assert _ids(recommended(connection, workspace, min_samples=1)) == [tune]
+        assert ids_of(recommended(connection, workspace, min_samples=1)) == [tune]
         assert connection.execute("SELECT 1").fetchone() == (1,), "the caller's transaction is not spoilt"
 
 
@@ -270,5 +266,5 @@ def test_a_tier_counts_what_it_found_before_the_cut_to_k(
     tunes = [won(connection, workspace, ASKED, score) for score in range(9)]
     learn(connection, workspace)
     answer = recommended(connection, workspace, k=2)
-    assert _ids(answer) == [tunes[8], tunes[7]]
+    assert ids_of(answer) == [tunes[8], tunes[7]]
     assert (answer.counts, answer.candidates[0].n) == ({"exact": 9}, 9)

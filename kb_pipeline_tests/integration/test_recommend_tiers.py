@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from kb_pipeline.domain.regime import RegimeSnapshot
-from kb_pipeline.questions.recommendation import Recommendation
 from kb_pipeline.storage.postgres import Connection
 from kb_pipeline_tests.attributed import (
     RECOMMENDED_FOR,
+    ids_of,
     kept,
     learn,
     recommended,
@@ -20,10 +20,6 @@ from kb_pipeline_tests.conftest import Workspace
 
 ASKED = RECOMMENDED_FOR
 KEY = regime_key(ASKED)
-
-
-def _ids(answer: Recommendation) -> list[str]:
-    return [it.id for it in answer.candidates]
 
 
 def test_tiers_are_walked_until_there_are_enough_and_given_in_their_order(
@@ -46,7 +42,7 @@ def test_tiers_are_walked_until_there_are_enough_and_given_in_their_order(
     ]
     for min_samples, ids, tier, confidence in tiers:
         answer = recommended(connection, workspace, min_samples=min_samples)
-        assert (_ids(answer), answer.tier_used, answer.confidence) == (ids, tier, confidence)
+        assert (ids_of(answer), answer.tier_used, answer.confidence) == (ids, tier, confidence)
         assert answer.is_sufficient
         # Where it is given which scores to rank, strategy and tiers are asked for together.
         for strategy in ("trend_following", "Trend_Following", str(workspace.strategy_id).upper()):
@@ -131,7 +127,7 @@ def test_a_candidate_stands_in_the_first_tier_that_has_it_alone(
     learn(connection, workspace)
     asked = RegimeSnapshot.from_dict(snapshot(ASKED))
     answer = recommended(connection, workspace, snapshot=asked, min_samples=99)
-    assert _ids(answer) == ids
+    assert ids_of(answer) == ids
     assert [it.tier for it in answer.candidates] == ["exact", "partial_trend_vol", "partial_vol"]
     assert (answer.tier_used, answer.is_sufficient) == ("partial_vol", False)
 
@@ -142,9 +138,9 @@ def test_scores_rank_inside_a_tier_and_ties_go_by_id(connection: Connection, wor
     tied.append(kept(connection, workspace, ASKED, 2))
     learn(connection, workspace)
     ranked = [high, *sorted(tied), low]
-    assert _ids(recommended(connection, workspace)) == ranked
+    assert ids_of(recommended(connection, workspace)) == ranked
     for k in range(1, 6):
-        assert _ids(recommended(connection, workspace, k=k, min_samples=1)) == ranked[:k]
+        assert ids_of(recommended(connection, workspace, k=k, min_samples=1)) == ranked[:k]
 
 
 def test_a_tier_is_capped_and_the_answer_cut_to_k(connection: Connection, workspace: Workspace) -> None:
@@ -165,9 +161,9 @@ def test_a_tune_without_a_score_recommends_nothing(connection: Connection, works
     good = won(connection, workspace, ASKED, -1)
     learn(connection, workspace)
     connection.execute("UPDATE backtest_tunes SET best_oos_score = 'NaN' WHERE id = %s", [nan])
-    assert _ids(recommended(connection, workspace)) == [good]
+    assert ids_of(recommended(connection, workspace)) == [good]
     asked = RegimeSnapshot.from_dict(snapshot("flat low_vol noisy"))
-    assert _ids(recommended(connection, workspace, snapshot=asked)) == [good]
+    assert ids_of(recommended(connection, workspace, snapshot=asked)) == [good]
 
 
 def test_every_candidate_says_why_in_one_sentence(connection: Connection, workspace: Workspace) -> None:
