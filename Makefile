@@ -57,7 +57,7 @@ soak: $(READY)  ## Kill backfills a thousand times; FAULT_SEED= replays what fai
 plant: $(READY)  ## Plant known bugs one at a time and see the tests catch each (some minutes).
 	@$(BIN)/python -m scripts.plant_bugs
 
-bench: $(READY)  ## Measure against what a user would pick instead (half an hour); report in benchmarks/results.
+bench: $(READY)  ## Measure against what a user would pick instead (a quarter of an hour); report in benchmarks/results.
 	@$(BIN)/python -m benchmarks.report
 
 bench-growth: $(READY)  ## Measure how time, memory and rows scanned grow with the data (half an hour), and draw it.

@@ -104,16 +104,17 @@ def _key_tiers(
             for tier in answer.counts
             if tier in keys
         ]
-        last = times_ms(partial(_fetch, bare, statement, walked[-1:]), calls)
-        yield Figure(
-            f"recommend among {tunes:,} tunes, tier {answer.tier_used}",
-            "ms",
-            times_ms(partial(recommend, connection, asked), calls),
-            "the bare statement of that tier",
-            last,
+        last, own, every = (
+            times_ms(act, calls)
+            for act in (
+                partial(_fetch, bare, statement, walked[-1:]),
+                partial(recommend, connection, asked),
+                partial(_fetch, bare, statement, walked),
+            )
         )
-        every = times_ms(partial(_fetch, bare, statement, walked), calls)
-        yield Figure("the bare statements of all tiers walked", "ms", every)
+        what = f"recommend among {tunes:,} tunes, tier {answer.tier_used}"
+        yield Figure(what, "ms", own, "the bare statement of that tier", last)
+        yield Figure(what, "ms", own, "the bare statements of all tiers walked", every)
 
 
 def _fetch(connection: Connection, query: sql.SQL, asked: Sequence[Mapping[str, object]]) -> None:
