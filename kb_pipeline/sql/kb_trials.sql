@@ -179,34 +179,45 @@ WITH landed AS (
 SELECT landed.source_id::text FROM landed
 
 -- demoted --
--- Trials whose source is gone, or no longer a candidate, promoted or completed.
+-- Trials whose source is gone, or no longer a candidate, promoted or completed. OFFSET fences a look-up by
+-- key: in tables that nobody has analysed yet the planner would compare every trial with every source.
 SELECT known.source_type, known.source_id::text
   FROM kb_trials AS known
-  LEFT JOIN backtest_runs AS run
-    ON run.id = known.source_id
-   AND run.workspace_id = known.workspace_id
+  LEFT JOIN LATERAL (
+       SELECT found.workspace_id, found.status, found.kb_status
+         FROM backtest_runs AS found
+        WHERE found.id = known.source_id
+       OFFSET 0) AS run
+    ON run.workspace_id = known.workspace_id
    AND run.status IN ('completed', 'success')
    AND run.kb_status IN ('candidate', 'promoted')
  WHERE known.workspace_id = %(workspace_id)s
    AND known.archived_at IS NULL
    AND known.source_type = 'test_variant'
-   AND run.id IS NULL
+   AND run.status IS NULL
  UNION ALL
 SELECT known.source_type, known.source_id::text
   FROM kb_trials AS known
-  LEFT JOIN backtest_tune_runs AS trial
-    ON trial.tune_id = known.tune_id
-   AND trial.run_id = known.source_id
-   AND trial.status = 'completed'
+  LEFT JOIN LATERAL (
+       SELECT found.status, found.kb_status
+         FROM backtest_tune_runs AS found
+        WHERE found.tune_id = known.tune_id
+          AND found.run_id = known.source_id
+       OFFSET 0) AS trial
+    ON trial.status = 'completed'
    AND trial.kb_status IN ('candidate', 'promoted')
-  LEFT JOIN backtest_tunes AS tune
-    ON tune.id = trial.tune_id
-   AND tune.workspace_id = known.workspace_id
+  LEFT JOIN LATERAL (
+       SELECT found.workspace_id, found.status
+         FROM backtest_tunes AS found
+        WHERE found.id = known.tune_id
+       OFFSET 0) AS tune
+    ON tune.workspace_id = known.workspace_id
    AND tune.status = 'completed'
+   AND trial.status IS NOT NULL
  WHERE known.workspace_id = %(workspace_id)s
    AND known.archived_at IS NULL
    AND known.source_type = 'tune_run'
-   AND tune.id IS NULL
+   AND tune.status IS NULL
 
 -- archive --
 -- Put trials away; they keep their content and come back when their source does.

@@ -356,3 +356,22 @@ def test_what_is_ingested_is_looked_up_by_its_key_before_a_table_was_analysed(
     lookups = [lines[at + 1] for at, line in enumerate(lines) if "on kb_trials" in line]
     assert len(lookups) == 2
     assert all(re.match(r"Index Cond: .*source_id = ", line) for line in lookups), lookups
+
+
+def test_a_trial_s_source_is_looked_up_by_its_key_before_a_table_was_analysed(
+    connection: Connection, workspace: Workspace
+) -> None:
+    with connection.working_in(workspace.id):
+        found = connection.execute(
+            "EXPLAIN " + statement("kb_trials.demoted"),  # type: ignore[arg-type]
+            {"workspace_id": workspace.id},
+        )
+        lines = [line.strip() for (line,) in found]
+    keys = {
+        "backtest_runs": "id = known.source_id",
+        "backtest_tune_runs": "tune_id = known_1.tune_id",
+        "backtest_tunes": "id = known_1.tune_id",
+    }
+    for table, key in keys.items():
+        (lookup,) = (lines[at + 1] for at, line in enumerate(lines) if f" on {table} " in line)
+        assert re.match(rf"Index Cond: .*\b{key}", lookup), (table, lookup)
