@@ -1,5 +1,5 @@
 """Regimes of a million windows of one series, against pandas with one window a call, and against Polars
-with many a call where it is installed (the extra `bench`).
+with many a call.
 
 All compute in this process, on the same windows, and their answers are compared before anything is
 timed.
@@ -7,12 +7,13 @@ timed.
 
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
+import polars as pl
 
 from benchmarks.alternatives.pandas_one_window import regime_features
+from benchmarks.alternatives.polars_windows import regime_features as polars_features
 from benchmarks.figures import Figure, in_turn, peak_megabytes, show
 from kb_pipeline.domain.features import IntArray
 from kb_pipeline.domain.price_bars import PriceBars
@@ -58,10 +59,6 @@ def rate(count: int, work: Callable[[], object]) -> float:
 def _beside_polars(
     frame: pd.DataFrame, series: PriceBars, starts: IntArray, ends: IntArray, repeats: int
 ) -> Figure:
-    import polars as pl
-
-    from benchmarks.alternatives.polars_windows import regime_features as polars_features
-
     bars = pl.DataFrame({name: frame[name].to_numpy() for name in ("high", "low", "close")})
     starts, ends = starts[:POLARS_WINDOWS], ends[:POLARS_WINDOWS]
     ours = compute_regime_snapshots(series, starts, ends).features
@@ -105,8 +102,7 @@ def figures(
     )
     one = in_turn(20 * repeats, lambda: rate(1, lambda: compute_regime_snapshots(frame[:200], [0], [200])))[0]
     yield Figure("one window a call", "windows/s", one)
-    if find_spec("polars"):
-        yield _beside_polars(frame, series, starts, ends, min(repeats, 3))
+    yield _beside_polars(frame, series, starts, ends, min(repeats, 3))
 
 
 if __name__ == "__main__":

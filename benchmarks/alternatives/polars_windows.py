@@ -1,7 +1,7 @@
 """The features of many windows as a Polars user writes them: bars of each window side by side, one
 group_by, expressions for the rest, all cores.
 
-Needs the optional dependency: `pip install polars` (the extra `bench`). Windows have at least 60 bars.
+Windows have at least 60 bars.
 """
 
 from typing import Any
