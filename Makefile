@@ -68,7 +68,7 @@ bench-smoke: $(READY)  ## Run the benchmarks on little data: are the results tho
 	@$(BIN)/python -m pytest -q kb_pipeline_tests/integration/test_benchmarks.py
 
 lock:  ## Resolve constraints.txt again from pyproject.toml.
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header --extra dev --extra machines --upgrade pyproject.toml scripts/bootstrap.in -o constraints.txt
 
 .PHONY: help env demo ui shell test test-postgres15 machines check soak plant bench bench-growth bench-smoke lock

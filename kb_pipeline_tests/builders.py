@@ -17,6 +17,8 @@ GOOD_SUMMARY = {"sharpe": 1.2, "max_drawdown_pct": -12.5, "trades": 60}
 FLAT_SNAPSHOT = {"schema_version": "regime_v1_1", "regime_tags": ["flat", "low_vol", "noisy"]}
 TREND_SNAPSHOT = {"schema_version": "regime_v1_1", "regime_tags": ["efficient", "high_vol", "uptrend"]}
 FLAT_KEY = "regime_v1_1|default_v1|flat|low_vol|noisy"
+NESTED = "[" * 12_000 + "]" * 12_000
+"""JSON that Postgres stores and Python refuses to read: 3.11 from 1,000 levels on, 3.13 from 10,000."""
 _minutes = count()
 _EPOCH = datetime(2025, 1, 1, tzinfo=UTC)
 

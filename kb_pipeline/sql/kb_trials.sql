@@ -184,12 +184,12 @@ SELECT landed.source_id::text FROM landed
 SELECT known.source_type, known.source_id::text
   FROM kb_trials AS known
   LEFT JOIN LATERAL (
-       SELECT found.workspace_id, found.status, found.kb_status
+       SELECT found.status, found.kb_status
          FROM backtest_runs AS found
         WHERE found.id = known.source_id
+          AND found.workspace_id = %(workspace_id)s
        OFFSET 0) AS run
-    ON run.workspace_id = known.workspace_id
-   AND run.status IN ('completed', 'success')
+    ON run.status IN ('completed', 'success')
    AND run.kb_status IN ('candidate', 'promoted')
  WHERE known.workspace_id = %(workspace_id)s
    AND known.archived_at IS NULL
@@ -207,12 +207,12 @@ SELECT known.source_type, known.source_id::text
     ON trial.status = 'completed'
    AND trial.kb_status IN ('candidate', 'promoted')
   LEFT JOIN LATERAL (
-       SELECT found.workspace_id, found.status
+       SELECT found.status
          FROM backtest_tunes AS found
         WHERE found.id = known.tune_id
+          AND found.workspace_id = %(workspace_id)s
        OFFSET 0) AS tune
-    ON tune.workspace_id = known.workspace_id
-   AND tune.status = 'completed'
+    ON tune.status = 'completed'
    AND trial.status IS NOT NULL
  WHERE known.workspace_id = %(workspace_id)s
    AND known.archived_at IS NULL

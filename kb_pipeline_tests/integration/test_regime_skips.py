@@ -11,7 +11,7 @@ from kb_pipeline.backfills import regime
 from kb_pipeline.backfills.regime import RegimeRequest
 from kb_pipeline.errors import BadArgumentError
 from kb_pipeline.storage.postgres import Connection
-from kb_pipeline_tests.builders import FLAT_SNAPSHOT, add_run, column, write_daily_bars
+from kb_pipeline_tests.builders import FLAT_SNAPSHOT, NESTED, add_run, column, write_daily_bars
 from kb_pipeline_tests.conftest import Workspace
 
 SPRING = {"oos_start": "2020-03-01", "oos_end": "2020-06-30"}
@@ -48,7 +48,7 @@ def test_every_reason_to_skip_is_counted_and_listed(
         add(_btc({"oos_start": "soon", "oos_end": "2020-06-30"})),
         add(_btc({"date_min": "2020-01-01", "date_max": "2020-06-30", "oos_ratio": "0.3"})),
         add('{"symbol": "BTC", "date_min": "2020-01-01", "date_max": "2020-06-30", "oos_ratio": 1e5000}'),
-        add('{"symbol": "BTC", "oos": ' + "[" * 3_000 + "]" * 3_000 + "}"),
+        add('{"symbol": "BTC", "oos": ' + NESTED + "}"),
     ]
     missing = [
         add(_btc({})),

@@ -16,6 +16,7 @@ from kb_pipeline.storage.postgres import Connection
 from kb_pipeline_tests.builders import (
     FLAT_KEY,
     FLAT_SNAPSHOT,
+    NESTED,
     TREND_SNAPSHOT,
     add_run,
     add_trial,
@@ -201,10 +202,9 @@ def test_numbers_stored_as_text_are_read_as_the_gate_reads_them(
 def test_parameters_that_cannot_be_read_are_counted_and_the_rest_goes_on(
     connection: Connection, workspace: Workspace
 ) -> None:
-    nested = "[" * 3_000 + "]" * 3_000
     bad = [
         add_run(connection, workspace, kb_status="candidate", params=params)
-        for params in (TOO_LONG, f'{{"n": {nested}}}')
+        for params in (TOO_LONG, f'{{"n": {NESTED}}}')
     ]
     good = add_run(connection, workspace, kb_status="candidate")
     report = _ingest(connection, workspace)
