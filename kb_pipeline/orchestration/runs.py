@@ -127,7 +127,7 @@ def named_failures(context: Context) -> Iterator[None]:
         wait = FIRST_RETRY_AFTER_SECONDS * 2**context.retry_number
         raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=wait) from error
     except KbPipelineError as error:
-        raise dg.Failure(str(error)) from error
+        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 def record(context: Context, step: Step, done: Mapping[str, Metadata]) -> None:

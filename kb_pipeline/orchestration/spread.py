@@ -16,7 +16,7 @@ from kb_pipeline.orchestration.executor import DEFAULT_PART_ROWS, PART_ROWS_VARI
 from kb_pipeline.orchestration.metadata import Metadata, step_lines, table
 from kb_pipeline.orchestration.partitions import split_pair
 from kb_pipeline.orchestration.resources import Database, Prices
-from kb_pipeline.orchestration.runs import named_failures, prepare, record, worth_retrying
+from kb_pipeline.orchestration.runs import MAX_RETRIES, named_failures, prepare, record, worth_retrying
 from kb_pipeline.orchestration.steps import Step, Surroundings
 from kb_pipeline.rules import BackfillKind
 from kb_pipeline.storage import backfill_parts
@@ -24,6 +24,9 @@ from kb_pipeline.storage.backfill_parts import Lease, Outcome, Part, Scope
 from kb_pipeline.storage.orchestration import find_workspace
 
 AFTER: Final = {"after": dg.In(dg.Nothing)}
+ENDED: Final = dg.RetryPolicy(max_retries=MAX_RETRIES)
+"""Begins a step again whose process was killed, where the executor asks for it, as Kubernetes does."""
+
 PutOps = Callable[[list[Any]], Any]
 """Puts a step's ops into a job, after others, and returns the last of them."""
 
@@ -42,7 +45,9 @@ def spread_ops(name: str, step: Step, settings: type[dg.Config], before: Sequenc
     steps that must have succeeded.
     """
 
-    @dg.op(name=name, ins=AFTER, out=dg.Out(dg.Nothing), config_schema=settings.to_fields_dict())
+    shape: dict[str, Any] = {"ins": AFTER, "out": dg.Out(dg.Nothing), "retry_policy": ENDED}
+
+    @dg.op(name=name, config_schema=settings.to_fields_dict(), **shape)
     def plan(
         context: dg.OpExecutionContext,
         database: dg.ResourceParam[Database],
@@ -53,7 +58,7 @@ def spread_ops(name: str, step: Step, settings: type[dg.Config], before: Sequenc
         _plan(context, step, name, settings(**context.op_config), database, prices)
 
     def lane(number: int) -> dg.OpDefinition:
-        @dg.op(name=f"{name}_lane_{number}", ins=AFTER, out=dg.Out(dg.Nothing))
+        @dg.op(name=f"{name}_lane_{number}", **shape)
         def work(
             context: dg.OpExecutionContext,
             database: dg.ResourceParam[Database],
@@ -64,7 +69,7 @@ def spread_ops(name: str, step: Step, settings: type[dg.Config], before: Sequenc
 
         return work
 
-    @dg.op(name=f"{name}_done", ins=AFTER, out=dg.Out(dg.Nothing))
+    @dg.op(name=f"{name}_done", **shape)
     def done(context: dg.OpExecutionContext, database: dg.ResourceParam[Database]) -> None:
         """See that every part is done, and record what was shared out."""
         _sum_up(context, step, name, database)

@@ -5,11 +5,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+CELERY = yaml.safe_load((DEPLOY / "celery.yaml").read_text())
 VALUES = yaml.safe_load((DEPLOY / "helm-values.yaml").read_text())
 
 CHART_KEYS = {
@@ -75,6 +77,36 @@ def test_the_values_name_nothing_that_the_chart_does_not_know() -> None:
     assert list(_unknown({"runLauncher": {"typ": "K8sRunLauncher"}})) == ["runLauncher.typ"]
 
 
+def test_runs_and_lanes_get_the_resources_that_are_written_down_for_them() -> None:
+    # The chart hands those of the code location on to every run, where they win over the launcher's.
+    (deployment,) = VALUES["dagster-user-deployments"]["deployments"]
+    launched = VALUES["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]
+    assert deployment["includeConfigInLaunchedRuns"] == {"enabled": True}
+    assert deployment["resources"]["limits"] == {"memory": "1Gi"}
+    assert "resources" not in launched.get("containerConfig", {})
+
+
+def test_the_image_can_be_built_with_the_executor_that_the_values_choose() -> None:
+    (deployment,) = VALUES["dagster-user-deployments"]["deployments"]
+    environment = {it["name"]: it["value"] for it in deployment["env"]}
+    assert f"WITH={environment['KB_EXECUTOR']}" in (DEPLOY / "helm-values.yaml").read_text()
+    assert '"dagster-$WITH>=0.29,<0.30"' in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_a_celery_worker_gives_back_what_it_held_when_it_is_killed() -> None:
+    config = CELERY["execution"]["config"]
+    assert config["broker"] == {"env": "KB_CELERY_BROKER"}
+    assert config["config_source"] == {"task_acks_late": True, "task_reject_on_worker_lost": True}
+
+
+def test_a_celery_worker_s_settings_are_read_by_celery(monkeypatch: pytest.MonkeyPatch) -> None:
+    cli = pytest.importorskip("dagster_celery.cli", reason="dagster-celery is not installed")
+    monkeypatch.setenv("KB_CELERY_BROKER", "redis://127.0.0.1:1/0")
+    read = cli.get_validated_config(str(DEPLOY / "celery.yaml"))
+    assert read["broker"] == "redis://127.0.0.1:1/0"
+    assert cli.get_app(str(DEPLOY / "celery.yaml")).conf.task_acks_late is True
+
+
 def test_the_queue_and_the_retries_are_those_of_dagster_yaml() -> None:
     ours = yaml.safe_load((ROOT / "dagster.yaml").read_text())
     queue = VALUES["dagsterDaemon"]["runCoordinator"]["config"]["queuedRunCoordinator"]
@@ -85,7 +117,10 @@ def test_the_queue_and_the_retries_are_those_of_dagster_yaml() -> None:
 
 def test_every_setting_is_one_that_the_example_of_settings_explains() -> None:
     known = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    text = "".join((DEPLOY / name).read_text() for name in ("compose.yaml", "helm-values.yaml", "Dockerfile"))
+    text = "".join(
+        (DEPLOY / name).read_text()
+        for name in ("compose.yaml", "helm-values.yaml", "celery.yaml", "Dockerfile")
+    )
     used = set(re.findall(r"\b(?:KB|DAGSTER)_[A-Z_]+\b", text))
     assert used - known == set()
 

@@ -39,6 +39,22 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
         chosen_execution()
 
 
+@pytest.mark.parametrize(
+    ("name", "package"), [("dask", "dagster_dask"), ("celery", "dagster_celery"), ("k8s", "dagster_k8s")]
+)
+def test_each_executor_takes_the_configuration_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    pytest.importorskip(package, reason=f"{package.replace('_', '-')} is not installed")
+    monkeypatch.setenv("KB_EXECUTOR", name)
+    monkeypatch.setenv("KB_CELERY_BROKER", "redis://127.0.0.1:1/0")
+    there = build_definitions()
+    dg.Definitions.validate_loadable(there)
+    checked = dg.validate_run_config(there.resolve_job_def("everything"))["execution"]
+    if name == "celery":
+        assert checked["celery"]["broker"] == "redis://127.0.0.1:1/0"
+
+
 def test_the_jobs_keep_their_names_and_their_configuration_wherever_they_run() -> None:
     config = {"ops": {"candidacy": {"config": {"workspaces": ["demo"], "batch_size": 10}}}}
     for execution in (Execution(dg.in_process_executor, 0), SHARED):
@@ -62,6 +78,12 @@ def test_a_shared_job_has_its_lanes_between_the_plan_and_the_sum() -> None:
     assert all(before[lane] == {"candidacy"} for lane in lanes)
     assert before["candidacy_done"] == set(lanes)
     assert before["trials"] == {"candidacy_done", "attribution_done"}
+
+
+def test_a_shared_step_whose_process_is_killed_may_begin_again() -> None:
+    # Kubernetes asks the step's policy when it finds the pod gone; without one the run fails.
+    job = build_definitions(execution=SHARED).resolve_job_def("everything")
+    assert [node.name for node in job.nodes if getattr(node.definition, "retry_policy", None) is None] == []
 
 
 def test_a_web_page_can_load_the_jobs_that_are_shared_out() -> None:
