@@ -11,10 +11,10 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 _LIBRARIES: Final = ("numpy", "pandas", "psycopg", "dagster", "pandera")
 
@@ -56,6 +56,13 @@ class Figure:
         return asdict(self) | {"median": statistics.median(self.runs), "ratio": self.ratio}
 
 
+class Section(NamedTuple):
+    """The figures of one benchmark, and how busy the machine was before it."""
+
+    load_average: float
+    figures: list[Figure]
+
+
 def spread(runs: Sequence[float], unit: str) -> str:
     """Return the median of runs with their lowest and highest."""
     digits = 0 if min(runs) >= 100 else 1 if min(runs) >= 10 else 3
@@ -75,7 +82,7 @@ def show(figures: Iterable[Figure]) -> list[Figure]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were taken on, and how busy it is at this moment."""
+    """Return what the figures were taken on."""
     model = next(
         (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
@@ -87,7 +94,6 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(memory_gib),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "load_average": round(os.getloadavg()[0], 2),
         **{name: version(name) for name in _LIBRARIES},
     }
 
@@ -96,13 +102,15 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
 
 
-def markdown(sections: dict[str, list[Figure]], taken_on: dict[str, Any]) -> str:
+def markdown(sections: dict[str, Section], taken_on: dict[str, Any]) -> str:
     """Return a report: the machine, then a table a benchmark, ratios first."""
     lines = ["# Measured", "", *(f"- {name.replace('_', ' ')}: {value}" for name, value in taken_on.items())]
-    for name, figures in sections.items():
+    for name, (load_average, figures) in sections.items():
         lines += [
             "",
             f"## {name}",
+            "",
+            f"Load average before it: {load_average}.",
             "",
             "| what | ratio | median (lowest to highest) | beside |",
             "|---|--:|--:|--:|",
@@ -113,10 +121,24 @@ def markdown(sections: dict[str, list[Figure]], taken_on: dict[str, Any]) -> str
     return "\n".join(lines) + "\n"
 
 
-def as_json(sections: dict[str, list[Figure]], taken_on: dict[str, Any]) -> str:
+def as_json(sections: dict[str, Section], taken_on: dict[str, Any]) -> str:
     """Return the same report for machines."""
-    found = {name: [figure.to_dict() for figure in figures] for name, figures in sections.items()}
-    return json.dumps({"machine": taken_on, "figures": found}, indent=2) + "\n"
+    found = {
+        name: {"load_average": it.load_average, "figures": [figure.to_dict() for figure in it.figures]}
+        for name, it in sections.items()
+    }
+    return json.dumps({"machine": taken_on, "benchmarks": found}, indent=1) + "\n"
+
+
+def read_json(text: str) -> dict[str, Section]:
+    """Return the sections of such a report."""
+    names = [field.name for field in fields(Figure)]
+
+    def figure(row: dict[str, Any]) -> Figure:
+        return Figure(**{name: row[name] for name in names})
+
+    found = json.loads(text)["benchmarks"]
+    return {name: Section(it["load_average"], [*map(figure, it["figures"])]) for name, it in found.items()}
 
 
 def peak_megabytes() -> float:

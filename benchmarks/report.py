@@ -1,17 +1,19 @@
 """One report of all figures, as Markdown and JSON: `python -m benchmarks.report [NAME ...]`.
 
-Each benchmark runs in a process of its own, one after the other, because peak memory never falls.
+Each benchmark runs in a process of its own, one after the other, because peak memory never falls. What is
+not named stays as the report has it.
 """
 
 import argparse
 import importlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.figures import Figure, as_json, machine, markdown, show
+from benchmarks.figures import Figure, Section, as_json, machine, markdown, read_json, show
 
 NAMES = (
     *("features", "ohlcv", "landing", "candidacy", "attribution"),
@@ -35,19 +37,22 @@ def main() -> None:
     if arguments.one:
         _one(arguments.names[0], arguments.one)
         return
-    sections: dict[str, list[Figure]] = {}
-    taken_on = machine()
+    kept = arguments.into / "report.json"
+    sections = read_json(kept.read_text(encoding="utf-8")) if kept.exists() and arguments.names else {}
     for name in arguments.names or NAMES:
         print(f"== {name}", flush=True)
+        load = os.getloadavg()[0]
         with tempfile.TemporaryDirectory() as directory:
             into = Path(directory) / "figures.json"
             command = [sys.executable, "-m", "benchmarks.report", name, "--one", str(into)]
             subprocess.run(command, check=True)
-            sections[name] = [Figure(*it) for it in json.loads(into.read_text())]
+            figures = [Figure(*it) for it in json.loads(into.read_text())]
+        sections[name] = Section(round(load, 2), figures)
+    sections = {name: sections[name] for name in NAMES if name in sections}
     arguments.into.mkdir(parents=True, exist_ok=True)
-    (arguments.into / "report.md").write_text(markdown(sections, taken_on), encoding="utf-8")
-    (arguments.into / "report.json").write_text(as_json(sections, taken_on), encoding="utf-8")
-    print(f"Written: {arguments.into / 'report.md'}, {arguments.into / 'report.json'}")
+    (arguments.into / "report.md").write_text(markdown(sections, machine()), encoding="utf-8")
+    kept.write_text(as_json(sections, machine()), encoding="utf-8")
+    print(f"Written: {arguments.into / 'report.md'}, {kept}")
 
 
 if __name__ == "__main__":

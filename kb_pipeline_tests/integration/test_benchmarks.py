@@ -68,7 +68,10 @@ def test_a_report_gives_ratios_by_pairs_and_says_what_they_are_of() -> None:
         "1.50 times the time",
         "",
     ]
-    report = figures.markdown({"all": [rates, times, alone]}, {"cores": 2})
+    sections = {"all": figures.Section(0.5, [rates, times, alone])}
+    report = figures.markdown(sections, {"cores": 2})
     row = "| tunes attributed | 3.00 times the rate | 30.0 tunes/s (20.0 to 50.0) |"
     assert f"{row} a loop: 10.0 tunes/s (10.0 to 10.0) |" in report
-    assert json.loads(figures.as_json({"all": [rates]}, {}))["figures"]["all"][0]["ratio"] == 3.0
+    for_machines = figures.as_json(sections, {})
+    assert json.loads(for_machines)["benchmarks"]["all"]["figures"][0]["ratio"] == 3.0
+    assert figures.as_json(figures.read_json(for_machines), {}) == for_machines
