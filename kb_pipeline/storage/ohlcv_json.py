@@ -86,6 +86,8 @@ def _decoded(text: str, line: int) -> Any:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         found = f"found no JSON: {error.msg}. Write the file again with a JSON library"
+        if error.msg == "Extra data":
+            found = "found more after the JSON ended. Name a file with one record a line .ndjson or .jsonl"
         return Failure(line + error.lineno - 1, error.colno, Refusal.JSON_SYNTAX, found)
     except RecursionError:
         return Failure(line, 1, Refusal.JSON_SHAPE, f"found deeply nested JSON, {_ADVICE}")

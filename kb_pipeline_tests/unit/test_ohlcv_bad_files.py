@@ -202,6 +202,17 @@ def test_a_missing_column_is_named_with_each_other_name_it_may_have(tmp_path: Pa
     assert wanted in str(refusal(path))
 
 
+def test_a_record_a_line_in_a_json_file_is_told_its_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    record = '{"time": "2024-01-01", "open": 1, "high": 2, "low": 0.5, "close": 1.5}\n'
+    path.write_text(record + record.replace("-01-01", "-01-02"), encoding="utf-8")
+    error = refusal(path)
+    assert (error.reason, str(error).count(f"{path}:2:1 ")) == ("json_syntax", 1)
+    assert ".ndjson or .jsonl" in str(error)
+    path = path.rename(tmp_path / "x.ndjson")
+    assert len(read_ohlcv_file(path).frame) == 2
+
+
 def test_what_cannot_be_a_price_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.csv"
     os.mkfifo(pipe)
