@@ -105,14 +105,16 @@ class _TrialsWork:
         return Page.of(span, self.fetch(connection, span, rows))
 
     def decide(self, page: Page) -> Decisions:
-        sources = [
-            dict(zip(SOURCE_COLUMNS, columns, strict=True)) for columns in zip(*page.columns, strict=True)
-        ]
+        *columns, known_hashes = page.columns if page.ids else ((),)
+        sources = [dict(zip(SOURCE_COLUMNS, values, strict=True)) for values in zip(*columns, strict=True)]
         trials = [_trial_or_none(source) for source in sources]
         first = dict(zip(reversed(page.ids), reversed(range(len(page.ids))), strict=True))
         return Decisions(
             [_objection(trial, first[page.ids[row]] == row) for row, trial in enumerate(trials)],
-            notices={"without_a_regime": sum(1 for it in trials if it and it["regime_key"] is None)},
+            notices={
+                "without_a_regime": sum(1 for it in trials if it and it["regime_key"] is None),
+                "unchanged": sum(map(_is_known, trials, known_hashes)),
+            },
             payload=trials,
         )
 
@@ -127,6 +129,11 @@ class _TrialsWork:
             for row in rows
         ]
         return kb_trials.land_trials(connection, self._request.workspace_id, trials)
+
+
+def _is_known(trial: Mapping[str, Any] | None, known_hash: str | None) -> bool:
+    """Tell whether a trial has the content it was ingested with: only its source was touched."""
+    return trial is not None and trial["content_hash"] == known_hash
 
 
 def _objection(trial: Mapping[str, Any] | None, is_first: bool) -> SkipReason | None:

@@ -23,7 +23,8 @@ SELECT source.id::text,
        source.max_drawdown_pct,
        source.trades,
        source.sharpe_is,
-       nullif(source.regime_oos, 'null')::text
+       nullif(source.regime_oos, 'null')::text,
+       source.known_hash
   FROM (
       (SELECT run.id, run.created_at, run.xmin::text AS version, 'test_variant' AS source_type,
               NULL::uuid AS tune_id, run.strategy_entity_id,
@@ -37,7 +38,8 @@ SELECT source.id::text,
               kb_finite_number(read.metrics -> 'max_drawdown_pct') AS max_drawdown_pct,
               coalesce(run.trade_count, kb_finite_number(read.metrics -> 'trades'),
                        kb_finite_number(read.metrics -> 'trade_count')) AS trades,
-              NULL::float8 AS sharpe_is, run.regime_oos
+              NULL::float8 AS sharpe_is, run.regime_oos,
+              CASE WHEN known.archived_at IS NULL THEN known.content_hash END AS known_hash
          FROM backtest_runs AS run
          CROSS JOIN LATERAL (
               SELECT jsonb_object_agg(stored.name, CASE
@@ -53,7 +55,8 @@ SELECT source.id::text,
            ON plan.id = run.run_plan_id
           AND plan.workspace_id = run.workspace_id
          LEFT JOIN LATERAL (
-              SELECT ingested.source_id, ingested.source_version, ingested.archived_at
+              SELECT ingested.source_id, ingested.source_version, ingested.archived_at,
+                     ingested.content_hash
                 FROM kb_trials AS ingested
                WHERE ingested.workspace_id = %(workspace_id)s
                  AND ingested.source_type = 'test_variant'
@@ -84,7 +87,8 @@ SELECT source.id::text,
               coalesce(kb_finite_number(trial.metrics_oos -> 'trades'),
                        kb_finite_number(trial.metrics_oos -> 'trade_count')),
               kb_finite_number(trial.metrics_is -> 'sharpe'),
-              coalesce(nullif(run.regime_oos, 'null'), trial.metrics_oos -> 'regime')
+              coalesce(nullif(run.regime_oos, 'null'), trial.metrics_oos -> 'regime'),
+              CASE WHEN known.archived_at IS NULL THEN known.content_hash END
          FROM backtest_tunes AS tune
          JOIN backtest_tune_runs AS trial
            ON trial.tune_id = tune.id
@@ -94,7 +98,8 @@ SELECT source.id::text,
            ON run.id = trial.run_id
           AND run.workspace_id = tune.workspace_id
          LEFT JOIN LATERAL (
-              SELECT ingested.source_id, ingested.tune_id, ingested.source_version, ingested.archived_at
+              SELECT ingested.source_id, ingested.tune_id, ingested.source_version, ingested.archived_at,
+                     ingested.content_hash
                 FROM kb_trials AS ingested
                WHERE ingested.workspace_id = %(workspace_id)s
                  AND ingested.source_type = 'tune_run'

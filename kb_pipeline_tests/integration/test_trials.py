@@ -231,7 +231,9 @@ def test_a_second_call_reads_nothing_and_a_touched_source_changes_nothing(
     assert _ingest(connection, workspace).scanned == 0
     _set(connection, "backtest_runs", run_id, "engine = 'other'")
     _set(connection, "backtest_tune_runs", trial_id, "kb_vector_dim = 3")
-    assert _ingest(connection, workspace).scanned == 2
+    touched = _ingest(connection, workspace)
+    assert (touched.scanned, touched.notices["unchanged"]) == (2, 2)
+    assert "Unchanged: 2" in touched.to_text().splitlines()
     assert (
         connection.execute("SELECT content_hash, ingested_at FROM kb_trials ORDER BY 1").fetchall() == before
     )
@@ -258,7 +260,8 @@ def test_a_changed_source_updates_its_row(
     _ingest(connection, workspace)
     before = _trial(connection, trial_id, "content_hash, ingested_at")
     _set(connection, table, trial_id, assignment)
-    assert _ingest(connection, workspace).updated == 1
+    report = _ingest(connection, workspace)
+    assert (report.updated, report.notices["unchanged"]) == (1, 0)
     assert _trial(connection, trial_id, "sharpe_oos, regime_key, symbol") == expected
     after = _trial(connection, trial_id, "content_hash, ingested_at")
     assert after[0] != before[0]
@@ -285,7 +288,8 @@ def test_a_demoted_source_is_archived_and_brought_back_with_its_content(
     assert _ingest(connection, workspace).notices["archived"] == 0
     _set(connection, "backtest_runs", run_id, "kb_status = 'candidate'")
     _set(connection, "backtest_tunes", tune_id, "status = 'completed'")
-    assert _ingest(connection, workspace).updated == 2
+    report = _ingest(connection, workspace)
+    assert (report.updated, report.notices["unchanged"]) == (2, 0), "what comes back is no touch"
     assert _sources(connection) == {run_id, trial_id}
     assert _trial(connection, run_id, "content_hash") == content
 
