@@ -57,9 +57,9 @@ class Figure:
 
 
 class Section(NamedTuple):
-    """The figures of one benchmark, and how busy the machine was before it, None where nobody looked."""
+    """The figures of one benchmark, and how busy the machine was before it."""
 
-    load_average: float | None
+    load_average: float
     figures: list[Figure]
 
 
@@ -110,7 +110,7 @@ def markdown(sections: dict[str, Section], taken_on: dict[str, Any]) -> str:
             "",
             f"## {name}",
             "",
-            f"Load average before it: {'not noted' if load_average is None else load_average}.",
+            f"Load average before it: {load_average}.",
             "",
             "| what | ratio | median (lowest to highest) | beside |",
             "|---|--:|--:|--:|",

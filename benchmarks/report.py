@@ -50,8 +50,9 @@ def main() -> None:
         sections[name] = Section(round(load, 2), figures)
     sections = {name: sections[name] for name in NAMES if name in sections}
     arguments.into.mkdir(parents=True, exist_ok=True)
-    (arguments.into / "report.md").write_text(markdown(sections, machine()), encoding="utf-8")
-    kept.write_text(as_json(sections, machine()), encoding="utf-8")
+    taken_on = machine()
+    (arguments.into / "report.md").write_text(markdown(sections, taken_on), encoding="utf-8")
+    kept.write_text(as_json(sections, taken_on), encoding="utf-8")
     print(f"Written: {arguments.into / 'report.md'}, {kept}")
 
 
